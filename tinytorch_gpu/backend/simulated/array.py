@@ -1,0 +1,512 @@
+"""`ndarray` of the simulated device: storage, access from the host, indexing and views, with CuPy's rules.
+
+The private NumPy view lies in a block of the pool; nothing else hands it out. Where CuPy would silently copy a host
+array to the device (an index, an assigned value) the simulation raises: such a copy in the package is a mistake.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .pool import POOL, Allocation, count, count_read, host_view
+
+SCALARS = (int, float, complex, np.generic)  # bool is an int
+_new = object.__new__
+
+
+def unsupported(value) -> TypeError:
+    return TypeError(f"Unsupported type {type(value)}")
+
+
+class Device:
+    """As `cupy.cuda.Device`: there is one, number 0."""
+
+    id = 0
+
+    def __repr__(self):
+        return "<Simulated CUDA Device 0>"
+
+    def __int__(self):
+        return 0
+
+    def __eq__(self, other):
+        return isinstance(other, Device) or other == 0
+
+    def __hash__(self):
+        return 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+    def use(self):
+        return self
+
+    def synchronize(self):
+        count("synchronizations")
+
+
+DEVICE = Device()
+
+
+class MemoryPointer:
+    """As `cupy.cuda.MemoryPointer`: `ptr` is the address of the array's first element."""
+
+    __slots__ = ("device", "device_id", "mem", "ptr")
+
+    def __init__(self, ptr, mem):
+        self.ptr = ptr
+        self.mem = mem
+        self.device = DEVICE
+        self.device_id = 0
+
+    def __int__(self):
+        return self.ptr
+
+
+class Flags:
+    """As `cupy.ndarray.flags`: no `writeable`, CuPy's arrays have no such mark."""
+
+    __slots__ = ("c_contiguous", "f_contiguous", "owndata")
+    _keys = {"C_CONTIGUOUS": "c_contiguous", "F_CONTIGUOUS": "f_contiguous", "OWNDATA": "owndata"}
+
+    def __init__(self, raw, owndata):
+        self.c_contiguous = raw.flags.c_contiguous
+        self.f_contiguous = raw.flags.f_contiguous
+        self.owndata = owndata
+
+    @property
+    def forc(self):
+        return self.f_contiguous or self.c_contiguous
+
+    @property
+    def fnc(self):
+        return self.f_contiguous and not self.c_contiguous
+
+    def __getitem__(self, name):
+        if name not in self._keys:
+            raise KeyError(f"{name} is not defined for cupy.ndarray.flags")
+        return getattr(self, self._keys[name])
+
+    def __repr__(self):
+        return "\n".join(f"  {key} : {getattr(self, name)}" for key, name in self._keys.items())
+
+
+class ndarray:
+    """An array on the simulated device, as `cupy.ndarray` (arithmetic and methods are attached by `methods.py`)."""
+
+    __slots__ = ("__weakref__", "_base", "_np", "_owner")
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        if memptr is not None or strides is not None:
+            raise NotImplementedError("[simulated] ndarray(memptr=, strides=) is not simulated: use a view")
+        made = empty(shape, dtype, order)
+        self._np, self._owner, self._base = made._np, made._owner, None
+
+    # what an array is
+    @property
+    def shape(self):
+        return self._np.shape
+
+    @shape.setter
+    def shape(self, value):
+        view = self._np.reshape(value)
+        if view.size and not np.may_share_memory(view, self._np):
+            raise AttributeError("Incompatible shape for in-place modification.")
+        self._np = view
+
+    @property
+    def dtype(self):
+        return self._np.dtype
+
+    @property
+    def ndim(self):
+        return self._np.ndim
+
+    @property
+    def size(self):
+        return self._np.size
+
+    @property
+    def itemsize(self):
+        return self._np.itemsize
+
+    @property
+    def nbytes(self):
+        return self._np.nbytes
+
+    @property
+    def strides(self):
+        return self._np.strides
+
+    @property
+    def base(self):
+        return self._base
+
+    @property
+    def flags(self):
+        return Flags(self._np, self._base is None)
+
+    @property
+    def device(self):
+        return DEVICE
+
+    @property
+    def data(self):
+        return MemoryPointer(self._np.__array_interface__["data"][0], self._owner)
+
+    @property
+    def __cuda_array_interface__(self):
+        raw = self._np
+        interface = {"shape": raw.shape, "typestr": raw.dtype.str, "descr": raw.dtype.descr, "version": 3}
+        interface["data"] = (self.data.ptr if raw.size else 0, False)
+        interface["strides"] = None if raw.flags.c_contiguous else raw.strides
+        interface["stream"] = 1
+        return interface
+
+    # views
+    @property
+    def T(self):
+        return view_of(self, self._np.T)
+
+    @property
+    def mT(self):
+        if self._np.ndim < 2:
+            raise ValueError("matrix transpose with ndim < 2 is undefined")
+        return view_of(self, self._np.swapaxes(-1, -2))
+
+    @property
+    def real(self):
+        return view_of(self, self._np.real) if self._np.dtype.kind == "c" else self
+
+    @real.setter
+    def real(self, value):
+        self.real[...] = value
+
+    @property
+    def imag(self):
+        if self._np.dtype.kind == "c":
+            return view_of(self, self._np.imag)
+        return zeros(self._np.shape, self._np.dtype)
+
+    @imag.setter
+    def imag(self, value):
+        if self._np.dtype.kind != "c":
+            raise TypeError("cupy.ndarray does not have imaginary part to set")
+        self.imag[...] = value
+
+    def view(self, dtype=None, type=None):
+        if type is not None and type is not ndarray:
+            raise NotImplementedError("[simulated] view(type=) is not simulated")
+        return view_of(self, self._np.view() if dtype is None else self._np.view(dtype))
+
+    # the host looks: each is a copy and a synchronisation
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        if stream is not None:
+            raise NotImplementedError("[simulated] get(stream=) is not simulated: there is one stream")
+        count_read()
+        if out is None:
+            return np.array(self._np, order=order, copy=True)
+        if type(out) is not np.ndarray:
+            raise TypeError(f"Only numpy.ndarray can be obtained from cupy.ndarray, not {type(out)}")
+        if out.dtype != self.dtype or out.shape != self.shape:
+            raise ValueError(f"Shape or dtype mismatch: {out.shape} {out.dtype} and {self.shape} {self.dtype}")
+        out[...] = self._np
+        return out
+
+    def set(self, arr, stream=None):
+        if stream is not None:
+            raise NotImplementedError("[simulated] set(stream=) is not simulated: there is one stream")
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if arr.dtype != self.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
+        if arr.shape != self.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
+        count("host_to_device")
+        self._np[...] = arr
+
+    def item(self):
+        count_read()
+        return self._np.item()
+
+    def tolist(self):
+        count_read()
+        return self._np.tolist()
+
+    def tobytes(self, order="C"):
+        count_read()
+        return self._np.tobytes(order)
+
+    def __bool__(self):
+        count_read()
+        return bool(self._np)
+
+    def __int__(self):
+        return int(self.item())
+
+    def __float__(self):
+        return float(self.item())
+
+    def __complex__(self):
+        return complex(self.item())
+
+    def __repr__(self):
+        count_read()
+        return repr(self._np)
+
+    def __str__(self):
+        count_read()
+        return str(self._np)
+
+    def __format__(self, spec):
+        count_read()
+        return format(self._np.item() if self._np.ndim == 0 else self._np, spec)
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+        )
+
+    def __reduce__(self):
+        return asarray_from_host, (self.get(),)
+
+    # copies on the device
+    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        if subok is not None:
+            raise TypeError("subok is not supported yet")
+        dtype = np.dtype(dtype)
+        raw = self._np
+        if casting is not None and not np.can_cast(raw.dtype, dtype, casting):
+            raise TypeError(f"Cannot cast array data from {raw.dtype!r} to {dtype!r} according to the rule '{casting}'")
+        if not copy and dtype == raw.dtype and (
+            order in "KA" or (order == "C" and raw.flags.c_contiguous) or (order == "F" and raw.flags.f_contiguous)
+        ):
+            return self
+        made = empty_raw(raw.shape, dtype, resolve_order(raw, order))
+        with np.errstate(all="ignore"):
+            np.copyto(made._np, raw, casting="unsafe")
+        return made
+
+    def copy(self, order="C"):
+        raw = self._np
+        made = empty_raw(raw.shape, raw.dtype, resolve_order(raw, order))
+        made._np[...] = raw
+        return made
+
+    def __copy__(self):
+        return self.copy("C")
+
+    def __deepcopy__(self, memo):
+        return self.copy("C")
+
+    def fill(self, value):
+        if isinstance(value, ndarray):
+            if value.ndim:
+                raise ValueError("non-scalar cupy.ndarray cannot be used for fill")
+            value = value._np
+        elif not isinstance(value, SCALARS):
+            raise unsupported(value)
+        with np.errstate(all="ignore"):
+            self._np[...] = value
+
+    # elements
+    def __len__(self):
+        if not self._np.ndim:
+            raise TypeError("len() of unsized object")
+        return self._np.shape[0]
+
+    def __iter__(self):
+        if not self._np.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(self._np.shape[0]))
+
+    def __getitem__(self, index):
+        if index is Ellipsis:
+            return view_of(self, self._np)
+        raw, simple = self._np, is_basic(index)
+        if simple:
+            return view_of(self, raw[index if simple == 2 else (*index, ...) if type(index) is tuple else (index, ...)])
+        prepared = prepare(raw, index)
+        return own(raw[prepared])
+
+    def __setitem__(self, index, value):
+        raw = self._np
+        if type(value) is ndarray:
+            value = value._np
+            # CuPy drops leading axes of length 1 from the value, as NumPy does
+        elif isinstance(value, (list, tuple)):
+            count("host_to_device")
+            value = np.array(value, dtype=raw.dtype)
+        elif not isinstance(value, SCALARS):
+            raise unsupported(value)
+        if not is_basic(index):
+            index = prepare(raw, index)
+        with np.errstate(all="ignore"):
+            raw[index] = value
+
+
+def wrap(raw: np.ndarray, owner: Allocation, base=None) -> ndarray:
+    made = _new(ndarray)
+    made._np = raw
+    made._owner = owner
+    made._base = base
+    return made
+
+
+def view_of(array: ndarray, raw: np.ndarray) -> ndarray:
+    made = _new(ndarray)
+    made._np = raw
+    made._owner = array._owner
+    made._base = array if array._base is None else array._base
+    return made
+
+
+def empty_raw(shape: tuple, dtype: np.dtype, order: str = "C") -> ndarray:
+    """A new array of a checked shape and dtype: the one way into the pool."""
+    owner = POOL.malloc(math.prod(shape) * dtype.itemsize)
+    made = _new(ndarray)
+    made._np = np.ndarray(shape, dtype, owner.block, 0, None, order)
+    made._owner = owner
+    made._base = None
+    return made
+
+
+def resolve_order(raw: np.ndarray, order: str) -> str:
+    if order not in ("C", "F", "A", "K"):
+        raise TypeError("order not understood")
+    if order in "CF":
+        return order
+    return "F" if raw.flags.f_contiguous and not raw.flags.c_contiguous else "C"
+
+
+def own(raw, order: str = "C") -> ndarray:
+    """A copy of a NumPy result in the pool's memory."""
+    if not isinstance(raw, np.ndarray):
+        raw = np.asarray(raw)
+    made = empty_raw(raw.shape, raw.dtype, order)
+    made._np[...] = raw
+    return made
+
+
+def normal_shape(shape) -> tuple:
+    if isinstance(shape, (int, np.integer)):
+        shape = (shape,)
+    shape = tuple(int(n) for n in shape)
+    if any(n < 0 for n in shape):
+        raise ValueError("Negative dimensions are not allowed")
+    return shape
+
+
+def empty(shape, dtype=float, order="C") -> ndarray:
+    made = empty_raw(normal_shape(shape), checked_dtype(dtype), order or "C")
+    # New device memory holds whatever was there. NaN in floats, -1 in integers: a read before a write is seen.
+    made._owner.block[:] = 1 if made.dtype.kind == "b" else 255
+    return made
+
+
+def zeros(shape, dtype=float) -> ndarray:
+    made = empty_raw(normal_shape(shape), checked_dtype(dtype))
+    made._owner.block[:] = 0
+    return made
+
+
+def checked_dtype(dtype) -> np.dtype:
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "biufc" and dtype.name != "bfloat16":
+        raise ValueError(f"Unsupported dtype {dtype}")
+    if dtype.itemsize > 8 and dtype.kind in "iuf" or dtype.itemsize > 16:
+        raise ValueError(f"Unsupported dtype {dtype}")
+    return dtype
+
+
+def asarray_from_host(array) -> ndarray:
+    """A counted copy of a NumPy array (or anything `np.asarray` reads) to the device."""
+    raw = np.asarray(array)
+    checked_dtype(raw.dtype)
+    count("host_to_device")
+    return own(raw)
+
+
+def to_host(array: ndarray) -> np.ndarray:
+    """A counted copy of an array to the host."""
+    return array.get()
+
+
+def is_basic(index) -> int:
+    """0: an array takes part; 1: integers, slices and None; 2: the same with an Ellipsis."""
+    if type(index) is not tuple:
+        index = (index,)
+    kind = 1
+    for item in index:
+        if item is Ellipsis:
+            kind = 2
+        elif not (item is None or type(item) in (int, slice) or isinstance(item, np.integer)):
+            if type(item) is bool or isinstance(item, (np.bool_, list, tuple, ndarray)):
+                return 0
+            if isinstance(item, np.ndarray):
+                raise unsupported(item)
+            if not hasattr(type(item), "__index__"):
+                raise IndexError(
+                    "only integers, slices (`:`), ellipsis (`...`),numpy.newaxis (`None`) and integer or "
+                    "boolean arrays are valid indices"
+                )
+    return kind
+
+
+def prepare(raw: np.ndarray, index) -> tuple:
+    """NumPy's index for CuPy's: masks wait for the device, lists are copied to it, integers out of range wrap."""
+    items = list(index) if type(index) is tuple else [index]
+    consumed = []
+    for i, item in enumerate(items):
+        if item is None or item is Ellipsis:
+            consumed.append(0)
+            continue
+        width = 1
+        if isinstance(item, ndarray):
+            item = item._np
+        elif isinstance(item, (list, tuple, bool, np.bool_)):
+            count("host_to_device")
+            item = np.array([_scalar_of(x) for x in item] if isinstance(item, (list, tuple)) else item)
+            if item.size == 0 and item.dtype.kind == "f":
+                item = item.astype(np.int32)
+        if isinstance(item, np.ndarray):
+            if item.dtype.kind == "b":
+                width = item.ndim
+                count("synchronizations")
+            elif item.dtype.kind not in "iu":
+                raise IndexError(
+                    f"arrays used as indices must be of integer or boolean type. (actual: {item.dtype.type})"
+                )
+        items[i] = item
+        consumed.append(width)
+    rest = raw.ndim - sum(consumed)
+    if rest < 0:
+        raise IndexError(f"too many indices for array: array is {raw.ndim}-dimensional, but {sum(consumed)} were indexed")
+    axis = 0
+    for i, (item, width) in enumerate(zip(items, consumed, strict=True)):
+        if item is Ellipsis:
+            width = rest
+        elif isinstance(item, np.ndarray) and item.dtype.kind in "iu":
+            items[i] = wrap_indices(item, raw.shape[axis])
+        axis += width
+    return tuple(items)
+
+
+def _scalar_of(item):
+    if isinstance(item, ndarray):
+        raise unsupported(item)
+    return item
+
+
+def wrap_indices(indices: np.ndarray, length: int) -> np.ndarray:
+    """CuPy takes an index modulo the length where NumPy raises."""
+    if indices.size and length and (indices.min() < -length or indices.max() >= length):
+        return indices.astype(np.int64) % length
+    return indices
