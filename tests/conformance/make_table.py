@@ -164,6 +164,14 @@ def build_table() -> dict:
     }
 
 
+def text_of(value, depth: int = 4) -> str:
+    """JSON with one line for each name."""
+    if not isinstance(value, dict) or depth == 0:
+        return json.dumps(value)
+    inner = ",\n".join(f"{json.dumps(k)}: {text_of(value[k], depth - 1)}" for k in sorted(value))
+    return "{\n" + inner + "\n}" if inner else "{}"
+
+
 if __name__ == "__main__":
-    TABLE.write_text(json.dumps(build_table(), indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+    TABLE.write_text(text_of(build_table()) + "\n", encoding="utf-8", newline="\n")
     print(f"wrote {TABLE}")

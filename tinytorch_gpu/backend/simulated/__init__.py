@@ -6,10 +6,10 @@ where they are stricter than NumPy's, out-of-memory on demand, counted copies an
 
 from __future__ import annotations
 
+from . import methods  # noqa: F401  (attaches operators and methods to ndarray)
 from .array import asarray_from_host, ndarray, to_host
 from .namespace import special, xp
 from .pool import POOL, OutOfMemoryError, count, counters
-from . import methods  # noqa: F401  (attaches operators and methods to ndarray)
 
 
 def synchronize() -> None:

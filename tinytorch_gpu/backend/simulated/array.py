@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .pool import POOL, Allocation, count, count_read, host_view
+from .layout import DEVICE, Flags, MemoryPointer
+from .pool import POOL, count, count_read
 
 SCALARS = (int, float, complex, np.generic)  # bool is an int
 _new = object.__new__
@@ -18,82 +19,6 @@ _new = object.__new__
 
 def unsupported(value) -> TypeError:
     return TypeError(f"Unsupported type {type(value)}")
-
-
-class Device:
-    """As `cupy.cuda.Device`: there is one, number 0."""
-
-    id = 0
-
-    def __repr__(self):
-        return "<Simulated CUDA Device 0>"
-
-    def __int__(self):
-        return 0
-
-    def __eq__(self, other):
-        return isinstance(other, Device) or other == 0
-
-    def __hash__(self):
-        return 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
-
-    def use(self):
-        return self
-
-    def synchronize(self):
-        count("synchronizations")
-
-
-DEVICE = Device()
-
-
-class MemoryPointer:
-    """As `cupy.cuda.MemoryPointer`: `ptr` is the address of the array's first element."""
-
-    __slots__ = ("device", "device_id", "mem", "ptr")
-
-    def __init__(self, ptr, mem):
-        self.ptr = ptr
-        self.mem = mem
-        self.device = DEVICE
-        self.device_id = 0
-
-    def __int__(self):
-        return self.ptr
-
-
-class Flags:
-    """As `cupy.ndarray.flags`: no `writeable`, CuPy's arrays have no such mark."""
-
-    __slots__ = ("c_contiguous", "f_contiguous", "owndata")
-    _keys = {"C_CONTIGUOUS": "c_contiguous", "F_CONTIGUOUS": "f_contiguous", "OWNDATA": "owndata"}
-
-    def __init__(self, raw, owndata):
-        self.c_contiguous = raw.flags.c_contiguous
-        self.f_contiguous = raw.flags.f_contiguous
-        self.owndata = owndata
-
-    @property
-    def forc(self):
-        return self.f_contiguous or self.c_contiguous
-
-    @property
-    def fnc(self):
-        return self.f_contiguous and not self.c_contiguous
-
-    def __getitem__(self, name):
-        if name not in self._keys:
-            raise KeyError(f"{name} is not defined for cupy.ndarray.flags")
-        return getattr(self, self._keys[name])
-
-    def __repr__(self):
-        return "\n".join(f"  {key} : {getattr(self, name)}" for key, name in self._keys.items())
 
 
 class ndarray:
@@ -271,7 +196,8 @@ class ndarray:
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
         )
 
     def __reduce__(self):
@@ -326,38 +252,6 @@ class ndarray:
         if not self._np.ndim:
             raise TypeError("iteration over a 0-d array")
         return (self[i] for i in range(self._np.shape[0]))
-
-    def __getitem__(self, index):
-        if index is Ellipsis:
-            return view_of(self, self._np)
-        raw, simple = self._np, is_basic(index)
-        if simple:
-            return view_of(self, raw[index if simple == 2 else (*index, ...) if type(index) is tuple else (index, ...)])
-        prepared = prepare(raw, index)
-        return own(raw[prepared])
-
-    def __setitem__(self, index, value):
-        raw = self._np
-        if type(value) is ndarray:
-            value = value._np
-            # CuPy drops leading axes of length 1 from the value, as NumPy does
-        elif isinstance(value, (list, tuple)):
-            count("host_to_device")
-            value = np.array(value, dtype=raw.dtype)
-        elif not isinstance(value, SCALARS):
-            raise unsupported(value)
-        if not is_basic(index):
-            index = prepare(raw, index)
-        with np.errstate(all="ignore"):
-            raw[index] = value
-
-
-def wrap(raw: np.ndarray, owner: Allocation, base=None) -> ndarray:
-    made = _new(ndarray)
-    made._np = raw
-    made._owner = owner
-    made._base = base
-    return made
 
 
 def view_of(array: ndarray, raw: np.ndarray) -> ndarray:
@@ -437,76 +331,3 @@ def asarray_from_host(array) -> ndarray:
 def to_host(array: ndarray) -> np.ndarray:
     """A counted copy of an array to the host."""
     return array.get()
-
-
-def is_basic(index) -> int:
-    """0: an array takes part; 1: integers, slices and None; 2: the same with an Ellipsis."""
-    if type(index) is not tuple:
-        index = (index,)
-    kind = 1
-    for item in index:
-        if item is Ellipsis:
-            kind = 2
-        elif not (item is None or type(item) in (int, slice) or isinstance(item, np.integer)):
-            if type(item) is bool or isinstance(item, (np.bool_, list, tuple, ndarray)):
-                return 0
-            if isinstance(item, np.ndarray):
-                raise unsupported(item)
-            if not hasattr(type(item), "__index__"):
-                raise IndexError(
-                    "only integers, slices (`:`), ellipsis (`...`),numpy.newaxis (`None`) and integer or "
-                    "boolean arrays are valid indices"
-                )
-    return kind
-
-
-def prepare(raw: np.ndarray, index) -> tuple:
-    """NumPy's index for CuPy's: masks wait for the device, lists are copied to it, integers out of range wrap."""
-    items = list(index) if type(index) is tuple else [index]
-    consumed = []
-    for i, item in enumerate(items):
-        if item is None or item is Ellipsis:
-            consumed.append(0)
-            continue
-        width = 1
-        if isinstance(item, ndarray):
-            item = item._np
-        elif isinstance(item, (list, tuple, bool, np.bool_)):
-            count("host_to_device")
-            item = np.array([_scalar_of(x) for x in item] if isinstance(item, (list, tuple)) else item)
-            if item.size == 0 and item.dtype.kind == "f":
-                item = item.astype(np.int32)
-        if isinstance(item, np.ndarray):
-            if item.dtype.kind == "b":
-                width = item.ndim
-                count("synchronizations")
-            elif item.dtype.kind not in "iu":
-                raise IndexError(
-                    f"arrays used as indices must be of integer or boolean type. (actual: {item.dtype.type})"
-                )
-        items[i] = item
-        consumed.append(width)
-    rest = raw.ndim - sum(consumed)
-    if rest < 0:
-        raise IndexError(f"too many indices for array: array is {raw.ndim}-dimensional, but {sum(consumed)} were indexed")
-    axis = 0
-    for i, (item, width) in enumerate(zip(items, consumed, strict=True)):
-        if item is Ellipsis:
-            width = rest
-        elif isinstance(item, np.ndarray) and item.dtype.kind in "iu":
-            items[i] = wrap_indices(item, raw.shape[axis])
-        axis += width
-    return tuple(items)
-
-
-def _scalar_of(item):
-    if isinstance(item, ndarray):
-        raise unsupported(item)
-    return item
-
-
-def wrap_indices(indices: np.ndarray, length: int) -> np.ndarray:
-    """CuPy takes an index modulo the length where NumPy raises."""
-    if indices.size and length and (indices.min() < -length or indices.max() >= length):
-        return indices.astype(np.int64) % length
-    return indices

@@ -77,7 +77,7 @@ def translation(signature: Signature, function):
         return {}, len(signature.positional)
     renames, agree = {}, None
     for i, name in enumerate(signature.positional):
-        if name not in names and i < len(names):
+        if name not in names and i < len(names) and names[i] not in signature.allowed:
             renames[name] = names[i]
         elif i >= len(names) or names[i] != name:
             agree = i if agree is None else agree

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import overrides, reductions
+from . import indexing, overrides, reductions
 from .array import SCALARS, ndarray, unsupported, view_of
 from .namespace import xp
 from .pool import count_read
@@ -42,12 +42,18 @@ def _binary(u: ufunc):
     return forward, reflected, in_place
 
 
+def _unary(u: ufunc):
+    return lambda self: u._run((self,))
+
+
 _ARITHMETIC = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "true_divide", "floordiv": "floor_divide",
     "mod": "remainder", "pow": "power", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
     "lshift": "left_shift", "rshift": "right_shift",
 }
-_COMPARISONS = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}
+_COMPARISONS = {
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal", "ne": "not_equal",
+}
 _UNARY = {"neg": "negative", "pos": "positive", "abs": "absolute", "invert": "invert"}
 
 for _short, _name in _ARITHMETIC.items():
@@ -58,7 +64,7 @@ for _short, _name in _ARITHMETIC.items():
 for _short, _name in _COMPARISONS.items():
     setattr(ndarray, f"__{_short}__", _binary(getattr(xp, _name))[0])
 for _short, _name in _UNARY.items():
-    setattr(ndarray, f"__{_short}__", lambda self, _u=getattr(xp, _name): _u._run((self,)))
+    setattr(ndarray, f"__{_short}__", _unary(getattr(xp, _name)))
 
 
 def _divmod(self, other):
@@ -193,6 +199,10 @@ def reduced_view(self, dtype=None):
     return view_of(self, self._np.reshape(-1)) if self.flags.c_contiguous else self
 
 
+def put(self, indices, values, mode="wrap"):
+    overrides.put(self, indices, values, mode)
+
+
 def dumps(self):
     count_read()
     return self._np.dumps()
@@ -204,12 +214,12 @@ def dump(self, file):
 
 
 _SAME_AS_FUNCTION = {  # the method is the function with the array first
-    "all", "any", "argpartition", "argsort", "cumprod", "cumsum", "max", "mean", "min", "nonzero", "prod", "ptp", "put",
+    "all", "any", "argpartition", "argsort", "cumprod", "cumsum", "max", "mean", "min", "nonzero", "prod", "ptp",
     "repeat", "round", "std", "sum", "take", "trace", "var",
 }
 _OWN = (
     reshape, transpose, squeeze, swapaxes, diagonal, ravel, flatten, dot, conj, argmax, argmin, clip, sort, partition,
-    searchsorted, compress, choose, scatter_add, scatter_max, scatter_min, reduced_view, dumps, dump,
+    searchsorted, compress, choose, scatter_add, scatter_max, scatter_min, reduced_view, put, dumps, dump,
 )
 
 
@@ -221,7 +231,7 @@ def _from_function(name):
         signature.check(args, kwargs)
         if args:
             kwargs = dict(zip(parameters, args, strict=False)) | kwargs
-        return function(self, **({"v": kwargs.pop("values"), "ind": kwargs.pop("indices")} | kwargs if name == "put" else kwargs))
+        return function(self, **kwargs)
 
     method.__name__ = name
     return method
@@ -231,6 +241,7 @@ for _name in _SAME_AS_FUNCTION:
     setattr(ndarray, _name, _from_function(_name))
 for _function in _OWN:
     setattr(ndarray, _function.__name__, _function)
+ndarray.__getitem__, ndarray.__setitem__ = indexing.getitem, indexing.setitem
 ndarray.conjugate = conj
 ndarray.__divmod__, ndarray.__rdivmod__ = _divmod, _rdivmod
 ndarray.__matmul__, ndarray.__rmatmul__ = _matmul, _rmatmul

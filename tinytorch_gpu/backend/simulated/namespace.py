@@ -8,14 +8,15 @@ import numpy as np
 import scipy.special
 
 from . import overrides, reductions
-from .array import Device, ndarray, own
+from .array import ndarray, own
 from .functions import make_function, rewrap, unwrap, widened
+from .layout import Device
 from .pool import OutOfMemoryError, count
 from .table import MODULES
 from .ufuncs import ufunc
 
 # CuPy's dtypes; it has NumPy's abstract classes as well
-_NUMPY_TYPES = {name for name in MODULES[""]["types"] if hasattr(np, name)} - {"ndarray", "ufunc", "broadcast", "nditer"}
+_NUMPY_TYPES = {name for name in MODULES[""]["types"] if hasattr(np, name)} - {"ndarray", "ufunc", "broadcast"}
 _REDUCTIONS = (
     "sum", "prod", "mean", "var", "std", "max", "min", "amax", "amin", "all", "any", "sometrue", "alltrue", "product",
     "argmax", "argmin", "ptp", "matmul",
@@ -23,7 +24,7 @@ _REDUCTIONS = (
 
 
 class Namespace(types.ModuleType):
-    """A module of CuPy names; a name that CuPy lacks, or that is not simulated, is an AttributeError that says which."""
+    """A module of CuPy names; one that CuPy lacks, or that is not simulated, is an AttributeError that says which."""
 
     def __init__(self, name: str, table: dict):
         super().__init__(name)
@@ -38,6 +39,13 @@ class Namespace(types.ModuleType):
         raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
 
 
+# They read or write the host's files and buffers, or hand the user's function an array: not simulated.
+_LEFT_OUT = {
+    "from_dlpack", "frombuffer", "fromfile", "fromfunction", "fromiter", "fromstring", "genfromtxt", "load", "loadtxt",
+    "save", "savetxt", "savez", "savez_compressed", "apply_along_axis", "apply_over_axes", "piecewise", "mask_indices",
+}
+
+
 def fill_namespace(space: Namespace, table: dict, source, prefix: str = "") -> None:
     """Every function and ufunc of the table that NumPy (or SciPy) has too."""
     for name, row in table["ufuncs"].items():
@@ -46,7 +54,7 @@ def fill_namespace(space: Namespace, table: dict, source, prefix: str = "") -> N
             setattr(space, name, ufunc(name, row, function))
     for name, text in table["functions"].items():
         function = getattr(source, name, None)
-        if function is not None:
+        if function is not None and name not in _LEFT_OUT:
             setattr(space, name, make_function(name, text, function, prefix))
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from .array import (
-    SCALARS, checked_dtype, empty, empty_raw, ndarray, normal_shape, own, resolve_order,
-    unsupported, wrap_indices, zeros as _zeros,
+    SCALARS,
+    checked_dtype,
+    empty,
+    empty_raw,
+    ndarray,
+    normal_shape,
+    own,
+    resolve_order,
+    unsupported,
 )
 from .functions import finish, raw_of
+from .indexing import wrap_indices
 from .pool import POOL, count
 
 
@@ -71,6 +79,14 @@ def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     if type(a) is ndarray:
         return a.get(stream, order, out, blocking)
     return np.asarray(a, order=order)
+
+
+def arange(start, stop=None, step=1, dtype=None):
+    """The numbers are made on the host by NumPy, the copy is not counted: CuPy makes them on the device."""
+    for value in (start, stop, step):
+        if value is not None and not isinstance(value, SCALARS):
+            raise unsupported(value)
+    return own(np.arange(start, stop, step, dtype) if stop is not None else np.arange(0, start, step, dtype))
 
 
 def zeros(shape, dtype=float, order="C"):
@@ -201,7 +217,7 @@ def put(a, ind, v, mode="wrap"):
     np.put(raw, raw_of(ind), np.asarray(raw_of(v)).astype(raw.dtype), mode)
 
 
-def clip(a, a_min=None, a_max=None, out=None):
+def clip(a, a_min, a_max, out=None):
     """As cupy.clip: the bounds take part in the promotion as other operands do."""
     raw = own_argument(a)._np
     if a_min is None and a_max is None:
@@ -223,7 +239,7 @@ def lexsort(keys):
 
 def repeat(a, repeats, axis=None):
     if type(repeats) is ndarray:
-        raise ValueError("repeats must be an integer or a sequence of integers on the host: a cupy.ndarray would be read back")
+        raise ValueError("repeats must be an integer or a sequence of integers on the host, not a cupy.ndarray")
     if isinstance(repeats, np.ndarray):
         raise unsupported(repeats)
     return own(np.repeat(own_argument(a)._np, repeats, axis))
@@ -275,8 +291,8 @@ def get_array_module(*args):
 
 
 __all__ = [
-    "argsort", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy", "astype", "clip",
-    "copy", "copyto", "empty", "empty_like", "full", "full_like", "get_array_module", "get_default_memory_pool", "imag",
-    "lexsort", "ndim", "nonzero", "ones", "ones_like", "put", "put_along_axis", "real", "repeat", "shape", "size",
+    "arange", "argsort", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy", "astype",
+    "clip", "copy", "copyto", "empty", "empty_like", "full", "full_like", "get_array_module",
+    "get_default_memory_pool", "imag", "lexsort", "ndim", "nonzero", "ones", "ones_like", "put", "put_along_axis", "real", "repeat", "shape", "size",
     "sort", "take", "take_along_axis", "where", "zeros", "zeros_like",
 ]

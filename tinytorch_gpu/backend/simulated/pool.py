@@ -173,8 +173,3 @@ class MemoryPool:
 
 
 POOL = MemoryPool()
-
-
-def host_view(owner: Allocation, shape, dtype, strides=None, offset: int = 0) -> np.ndarray:
-    """A NumPy array over the owner's block; private to the simulation, since it does not keep the block taken."""
-    return np.ndarray(shape, dtype, owner.block, offset, strides)

@@ -34,36 +34,46 @@ def axes_of(axis, ndim) -> tuple:
     return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
 
 
-def _accumulated(name, reduce):
+def _types(name, dtype, requested) -> tuple:
+    """Types of the loop's input, of the accumulator and of the result."""
+    if requested is None:
+        loop = next(row for row in _LOOPS[name] if np.can_cast(dtype, row[0]))
+    else:
+        loop = next((row for row in _LOOPS[name + "_dtype"] if row[1] == requested), None)
+        if loop is None:
+            raise TypeError(f"Wrong type ({requested}) of arguments for cupy_{name}")
+    return loop[0], _FLOAT32 if loop[2] == "float" else loop[1], loop[1]
+
+
+def _accumulated(name, ufunc):
+    cache: dict = {}
+
     def call(a, axis=None, dtype=None, out=None, keepdims=False):
         raw = array_argument(a)
-        if dtype is None:
-            result = next(o for i, o, _ in _LOOPS[name] if np.can_cast(raw.dtype, i))
-        else:
-            result = np.dtype(dtype)
-            if all(o != result for _, o, _ in _LOOPS[name + "_dtype"]):
-                raise TypeError(f"Wrong type ({result}) of arguments for cupy_{name}")
-        work = _FLOAT32 if result in HALVES else result
+        key = raw.dtype.num, dtype
+        if key not in cache:
+            cache[key] = _types(name, raw.dtype, None if dtype is None else np.dtype(dtype))
+        first, work, result = cache[key]
         with np.errstate(all="ignore"):
-            value = reduce(raw.astype(result, copy=False), axis=axes_of(axis, raw.ndim), dtype=work, keepdims=bool(keepdims))
-            return finish(np.asarray(value).astype(result, copy=False), out)
+            value = ufunc.reduce(raw.astype(first, copy=False), axis, work, None, bool(keepdims))
+            return finish(value if work is result else np.asarray(value).astype(result), out)
 
+    call.__name__ = name
     return call
 
 
-sum = _accumulated("sum", np.sum)
-prod = _accumulated("prod", np.prod)
+sum = _accumulated("sum", np.add)
+prod = _accumulated("prod", np.multiply)
 
 
 def mean(a, axis=None, dtype=None, out=None, keepdims=False):
     raw = array_argument(a)
     result = np.dtype(dtype) if dtype is not None else raw.dtype if raw.dtype.kind in "fcV" else np.dtype(float)
     work = _FLOAT32 if result in HALVES else np.dtype(float) if result.kind in "iub" else result
-    axes = axes_of(axis, raw.ndim)
     with np.errstate(all="ignore"):
-        total = np.sum(raw.astype(work, copy=False), axis=axes, keepdims=bool(keepdims))
-        n = math.prod(raw.shape[i] for i in axes)
-        return finish(np.asarray(np.true_divide(total, n)).astype(result), out)
+        total = np.add.reduce(raw.astype(work, copy=False), axis, work, None, bool(keepdims))
+        n = math.prod(raw.shape[i] for i in axes_of(axis, raw.ndim))
+        return finish(np.true_divide(total, n, dtype=work).astype(result, copy=False), out)
 
 
 def var(a, axis=None, dtype=None, out=None, ddof=0, keepdims=False):
@@ -101,6 +111,7 @@ def _extreme(name, reduce):
         with np.errstate(all="ignore"):
             return finish(reduce(raw, axis=axes, keepdims=bool(keepdims)), out)
 
+    call.__name__ = name
     return call
 
 
@@ -145,24 +156,26 @@ amax, amin, sometrue, alltrue, product = max, min, any, all, prod
 _matmul_signature = Signature("matmul", TABLE["modules"][""]["functions"]["matmul"])
 
 
-def matmul(*args, out=None, dtype=None, axes=None, axis=None, keepdims=False, casting="same_kind", signature=None, order="K"):
-    """Half types multiply into float32 sums; bfloat16 above two dimensions fails as in CuPy (cupy pull request 10317)."""
+def matmul(
+    *args, axes=None, axis=None, keepdims=False, casting="same_kind", dtype=None, signature=None, order="K", out=None
+):
+    """Half types multiply into float32 sums; bfloat16 above two dimensions fails as in CuPy 14 (cupy/cupy#10317)."""
     if len(args) == 3 and out is None:
         *args, out = args
     if len(args) != 2:
         raise TypeError(f"matmul takes 2 operands, got {len(args)}")
-    if axes is not None or axis is not None or keepdims or signature is not None or order != "K" or casting != "same_kind":
+    if (axes, axis, keepdims, casting, signature, order) != (None, None, False, "same_kind", None, "K"):
         raise NotImplementedError("[simulated] matmul takes out= and dtype= only: transpose the operands instead")
     a, b = map(raw_of, args)
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.ndim == 0 or b.ndim == 0:
         raise ValueError("matmul: Input operand does not have enough dimensions")
     result = np.result_type(a.dtype, b.dtype) if dtype is None else np.dtype(dtype)
     if result == BFLOAT16 and (a.ndim > 2 or b.ndim > 2):
-        raise TypeError("matmul of bfloat16 with more than 2 dimensions is not supported by CuPy 14 (cupy pull request 10317)")
+        raise TypeError("matmul of bfloat16 with more than 2 dimensions fails in CuPy 14 (cupy/cupy#10317)")
     work = _FLOAT32 if result in HALVES else result
     with np.errstate(all="ignore"):
         value = np.matmul(a.astype(work, copy=False), b.astype(work, copy=False))
         value = np.asarray(value).astype(result, copy=False)
     if out is not None and type(out) is ndarray and not np.can_cast(result, out.dtype, "same_kind"):
-        raise TypeError(f"Cannot cast ufunc 'matmul' output from {result!r} to {out.dtype!r} with casting rule 'same_kind'")
+        raise TypeError(f"Cannot cast ufunc 'matmul' output from {result!r} to {out.dtype!r} by rule 'same_kind'")
     return own(value) if out is None else finish(value, out)

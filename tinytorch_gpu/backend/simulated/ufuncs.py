@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .array import SCALARS, empty_raw, ndarray, prepare, unsupported
+from .array import SCALARS, empty_raw, ndarray, unsupported
+from .indexing import prepare
 from .pool import count
 from .table import BFLOAT16, parse_loop
 
 _WEAK = {bool: np.dtype(bool), int: np.dtype(np.int64), float: np.dtype(float), complex: np.dtype(complex)}
 _KIND_SCORE = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 2, "V": 2}
-# atomicAdd and atomicMax exist for these (CuPy's `_scatter_op_single`); its mask form is no atomic and takes every dtype
+# atomicAdd and atomicMax exist for these (CuPy's `_scatter_op_single`); its mask form takes every dtype
 _SCATTER_DTYPES = {
     "add": ("int32", "float16", "float32", "float64", "uint32", "uint64"),
     "max": ("int32", "float32", "float64", "uint32", "uint64"),
@@ -125,8 +126,8 @@ class ufunc:
         key = tuple([a._np.dtype.num if type(a) is ndarray else scalar_key(a) for a in args])
         loop = self._cache.get(key)
         if loop is None:
-            dtypes = [a.dtype if isinstance(a, (ndarray, np.generic)) else _WEAK[k] for a, k in zip(args, key, strict=True)]
             weaks = [k if isinstance(k, type) else None for k in key]
+            dtypes = [_WEAK[w] if w else a.dtype for a, w in zip(args, weaks, strict=True)]
             loop = self._cache[key] = self._prepared(self._pick(dtypes, weaks), dtypes, weaks)
         return loop
 
@@ -158,6 +159,8 @@ class ufunc:
 
     def _run(self, args, outs=(), dtype=None, casting="same_kind"):
         """The call with checked operands: arrays and scalars only."""
+        if not outs and dtype is None and self.nout == 1:
+            return self._run_plain(args)
         loop = self._loop_for(args, dtype)
         raws = [a._np if type(a) is ndarray else a for a in args]
         shape = broadcast_shape(raws)
@@ -175,6 +178,34 @@ class ufunc:
             with np.errstate(all="ignore"):
                 self._compute(loop, raws, results, outs)
         return results[0] if self.nout == 1 else tuple(results)
+
+    def _run_plain(self, args):
+        """The same without `out=` and `dtype=`: what operators call, kept short."""
+        raws = []
+        key = []
+        shape = None
+        for a in args:
+            if type(a) is ndarray:
+                a = a._np
+                key.append(a.dtype.num)
+                if shape is None:
+                    shape = a.shape
+                elif a.shape != shape:
+                    shape = np.broadcast(*raws, a).shape
+            else:
+                key.append(scalar_key(a))
+            raws.append(a)
+        loop = self._cache.get(tuple(key)) or self._loop_for(args, None)
+        result = empty_raw(shape or (), loop.outputs[0])
+        if loop.quiet:
+            self._compute(loop, raws, (result,), ())
+        elif loop.direct:
+            with np.errstate(all="ignore"):
+                self._function(*raws, result._np)
+        else:
+            with np.errstate(all="ignore"):
+                self._compute(loop, raws, (result,), ())
+        return result
 
     def _compute(self, loop, raws, results, outs):
         if loop.direct and not (outs and any(r.dtype != d for r, d in zip(results, loop.outputs, strict=True))):
@@ -256,7 +287,7 @@ def broadcast_shape(raws) -> tuple:
 
 def check_out(out, shape, dtype, casting, raws) -> None:
     if type(out) is not ndarray:
-        raise TypeError(f"return arrays must be of ArrayType, got {type(out)}" if out is None else str(unsupported(out)))
+        raise unsupported(out)
     if out.shape != shape:
         raise ValueError(f"Out shape is mismatched: out {out.shape}, operands {shape}")
     if not np.can_cast(dtype, out.dtype, casting):
