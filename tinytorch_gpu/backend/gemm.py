@@ -1,0 +1,136 @@
+"""The one entry point for matrix products: any rank, transposed operands without copies, half types exact.
+
+Times in comments: 2 cores of an AMD EPYC, NumPy 2.4 with OpenBLAS, best of 60, in a process of its own.
+
+| product (float32, 1 thread)                                      | here    | PyTorch 2.13 |
+| (16, 4, 128, 32) @ (16, 4, 32, 128), heads split as views        | 0.76 ms | 1.41 ms      |
+| (16, 4, 128, 128) @ (16, 4, 128, 32)                             | 1.07 ms | 0.97 ms      |
+| (128, 784) @ (512, 784)^T                                        | 1.00 ms | 1.10 ms      |
+| (16, 128, 128) @ (512, 128)^T                                    | 2.87 ms | 3.29 ms      |
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import dtypes
+from .device import backend_of, device_of
+
+__all__ = ["gemm", "matmul"]
+
+
+def matmul(a, b):
+    """Product of arrays of any rank, 1-d included. As torch.matmul.
+
+    (K) @ (K) -> (); (..., M, K) @ (K) -> (..., M); (K) @ (..., K, N) -> (..., N); else as `gemm`.
+    Raises: RuntimeError for shapes, dtypes or devices that do not fit, NotImplementedError for bool.
+    """
+    if a.ndim >= 2 and b.ndim >= 2:
+        return gemm(a, b)
+    if a.ndim == 0 or b.ndim == 0:
+        raise RuntimeError(f"[matmul] both operands must have at least 1 dimension, got {a.ndim}-d and {b.ndim}-d: "
+                           "use * to multiply by a number")
+    if a.shape[-1] != b.shape[0 if b.ndim == 1 else -2]:
+        raise _no_fit(a.shape, b.shape)
+    rows = a[None, :] if a.ndim == 1 else a
+    columns = b[:, None] if b.ndim == 1 else b
+    out = gemm(rows, columns)
+    shape = out.shape[:-2] + (() if a.ndim == 1 else out.shape[-2:-1]) + (() if b.ndim == 1 else out.shape[-1:])
+    return out.reshape(shape)
+
+
+def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None):
+    """(..., M, K) @ (..., K, N) -> (..., M, N) for ranks >= 2, the leading dimensions broadcast.
+
+    `trans_a`, `trans_b` swap the last two dimensions of an operand first, without a copy. Half types accumulate in
+    float32 and round once, or not at all with out_dtype=float32. Integers wrap. The result is a new array.
+    Raises: RuntimeError for shapes, dtypes or devices that do not fit, NotImplementedError for bool.
+    """
+    dtype = a.dtype
+    if a.__class__ is not b.__class__ and backend_of(a) is not backend_of(b):
+        raise RuntimeError(f"[matmul] expected both operands on one device, got {device_of(a)} and {device_of(b)}: "
+                           "move one with .to(device)")
+    if dtype != b.dtype:
+        raise RuntimeError(f"[matmul] expected both operands of one dtype, got {dtypes.of(a).name} and "
+                           f"{dtypes.of(b).name}: convert one with .to(dtype)")
+    if dtype.kind == "b":
+        raise NotImplementedError("[matmul] not implemented for bool: convert to an integer or floating dtype")
+    if a.ndim < 2 or b.ndim < 2:
+        raise RuntimeError(f"[matmul] expected operands of at least 2 dimensions, got {a.ndim}-d and {b.ndim}-d")
+    if trans_a:
+        a = a.swapaxes(-1, -2)
+    if trans_b:
+        b = b.swapaxes(-1, -2)
+    shape_a, shape_b = a.shape, b.shape
+    if shape_a[-1] != shape_b[-2] or not _broadcast(shape_a, shape_b):
+        raise _no_fit(shape_a, shape_b)
+    half = dtype in dtypes.HALF
+    if out_dtype is not None:
+        out_dtype = dtypes.from_any(out_dtype).np
+        if out_dtype != dtype and not (half and out_dtype == np.float32):
+            raise RuntimeError(f"[matmul] out_dtype {out_dtype} does not go with operands of {dtype}: "
+                               "float32 for half types, else the operands' dtype")
+    backend = backend_of(a)
+    if len(shape_a) > 2 and len(shape_b) == 2 and (backend.xp is not np or _rows_are_one_axis(a)):
+        # one product instead of one per matrix: (16, 128, 128) @ (128, 512) on 2 threads 1.4 ms, 2.2 ms without;
+        # CuPy copies operands of more than 2 dimensions that are not contiguous in any case
+        rows = a.reshape(math.prod(shape_a[:-1]), shape_a[-1])
+        product = (_half_product if half else _product)(backend, rows, b, out_dtype)
+        return product.reshape(shape_a[:-1] + shape_b[-1:])
+    return (_half_product if half else _product)(backend, a, b, out_dtype)
+
+
+def _product(backend, a, b, out_dtype=None):
+    if backend.xp is not np:
+        return backend.xp.matmul(a, b)
+    # inf * 0 is NaN as in PyTorch, without NumPy's warning
+    with np.errstate(all="ignore"):
+        return np.matmul(_for_blas(a), _for_blas(b))
+
+
+def _half_product(backend, a, b, out_dtype):
+    """float16 and bfloat16: accumulated in float32, rounded once.
+
+    On the CPU in float32 throughout (512^3: 1 ms, 313 ms in NumPy's float16). On a GPU cuBLAS does it for two
+    matrices; CuPy's matmul fails on bfloat16 with more dimensions (cupy#10317), and where the result has one
+    element it rounds every product to the half type first, so both go through float32 there.
+    """
+    dtype = a.dtype
+    native = backend.half_gemm_dtype is None and a.ndim == b.ndim == 2 and (a.shape[0] != 1 or b.shape[1] != 1)
+    if native and out_dtype in (None, dtype):
+        return backend.xp.matmul(a, b)
+    product = _product(backend, a.astype(np.float32), b.astype(np.float32))
+    if out_dtype == np.float32:
+        return product
+    with np.errstate(over="ignore"):  # beyond the largest float16 is inf
+        return product.astype(dtype)
+
+
+def _for_blas(a):
+    """The array itself if its matrices have a unit stride that BLAS takes, transposed or not; else a copy.
+
+    NumPy before 2.3 multiplies other layouts without BLAS: 512^3 with a negative stride 170 ms, 4.7 ms copied.
+    """
+    item = a.itemsize
+    rows, columns = a.strides[-2:]
+    if (columns == item and rows >= item * a.shape[-1]) or (rows == item and columns >= item * a.shape[-2]):
+        return a
+    return a.copy()
+
+
+def _rows_are_one_axis(a):
+    """Whether all dimensions but the last have even spacing, so that folding them is a view."""
+    shape, strides = a.shape, a.strides
+    return all(strides[i] == strides[i + 1] * shape[i + 1] for i in range(a.ndim - 2))
+
+
+def _broadcast(shape_a, shape_b):
+    if len(shape_a) == 2 or len(shape_b) == 2:
+        return True
+    return all(m == n or m == 1 or n == 1 for m, n in zip(shape_a[-3::-1], shape_b[-3::-1], strict=False))
+
+
+def _no_fit(shape_a, shape_b):
+    return RuntimeError(f"[matmul] shapes {shape_a} and {shape_b} cannot be multiplied: the last dimension of the "
+                        "first must equal the last but one of the second, leading dimensions must be equal or 1")
