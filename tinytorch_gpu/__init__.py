@@ -1,0 +1,2 @@
+from .autograd import engine, hooks
+from . import ops

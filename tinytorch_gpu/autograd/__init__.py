@@ -1,0 +1,1 @@
+"""Floor 1: recording and differentiating."""

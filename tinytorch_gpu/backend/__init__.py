@@ -1,0 +1,1 @@
+"""Floor 0: devices, dtypes, array namespaces, random numbers, matrix products. No autograd here."""
