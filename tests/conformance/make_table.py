@@ -35,7 +35,8 @@ def message(op) -> str:
 
 def ufunc_row(u) -> dict:
     row = {"nin": u.nin, "nout": u.nout, "name": u.name}
-    row["loops"] = list(dict.fromkeys(loop(op) for op in u._ops.ops))
+    # V: structured dtypes, which the device does not have here
+    row["loops"] = list(dict.fromkeys(loop(op) for op in u._ops.ops if "V" not in loop(op)))
     errors = {loop(op): message(op) for op in u._ops.ops if op.error_func is not None}
     if errors:
         row["errors"] = errors

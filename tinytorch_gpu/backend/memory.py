@@ -20,7 +20,7 @@ def cpu_memory_stats() -> dict:
     return {"current": current, "peak": max(current, peak), "source": "process"}
 
 
-def reset_peak() -> bool:
+def reset_cpu_peak() -> bool:
     """Starts a new peak at the current figure; False where the operating system keeps the old one (macOS, Windows)."""
     if tracemalloc.is_tracing():
         tracemalloc.reset_peak()

@@ -62,6 +62,8 @@ def prepare(raw: np.ndarray, index) -> tuple:
             consumed.append(0)
             continue
         width = 1
+        if isinstance(item, np.ndarray):
+            raise unsupported(item)
         if isinstance(item, ndarray):
             item = item._np
         elif isinstance(item, (list, tuple, bool, np.bool_)):

@@ -291,8 +291,9 @@ def get_array_module(*args):
 
 
 __all__ = [
-    "arange", "argsort", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy", "astype",
-    "clip", "copy", "copyto", "empty", "empty_like", "full", "full_like", "get_array_module",
-    "get_default_memory_pool", "imag", "lexsort", "ndim", "nonzero", "ones", "ones_like", "put", "put_along_axis", "real", "repeat", "shape", "size",
-    "sort", "take", "take_along_axis", "where", "zeros", "zeros_like",
+    "arange", "argsort", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy",
+    "astype", "clip", "copy", "copyto", "empty", "empty_like", "full", "full_like", "get_array_module",
+    "get_default_memory_pool", "imag", "lexsort", "ndim", "nonzero", "ones", "ones_like", "put",
+    "put_along_axis", "real", "repeat", "shape", "size", "sort", "take", "take_along_axis", "where", "zeros",
+    "zeros_like",
 ]

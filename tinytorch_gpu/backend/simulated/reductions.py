@@ -99,7 +99,7 @@ def _variance(a, axis, dtype, ddof, keepdims, last):
         center = np.true_divide(np.sum(x, axis=axes, keepdims=True), n)
         distance = np.square(np.abs(x - center))
         total = np.sum(distance, axis=axes, keepdims=bool(keepdims))
-        return np.asarray(last(np.true_divide(total, max(n - ddof, 0)))).astype(result)
+        return np.asarray(last(np.true_divide(total, n - ddof if n > ddof else 0))).astype(result)
 
 
 def _extreme(name, reduce):

@@ -201,7 +201,7 @@ class ufunc:
             self._compute(loop, raws, (result,), ())
         elif loop.direct:
             with np.errstate(all="ignore"):
-                self._function(*raws, result._np)
+                self._function(*raws, out=result._np)
         else:
             with np.errstate(all="ignore"):
                 self._compute(loop, raws, (result,), ())
@@ -209,7 +209,7 @@ class ufunc:
 
     def _compute(self, loop, raws, results, outs):
         if loop.direct and not (outs and any(r.dtype != d for r, d in zip(results, loop.outputs, strict=True))):
-            self._function(*raws, *[r._np for r in results])
+            self._function(*raws, out=tuple([r._np for r in results]))
             return
         if not loop.direct:
             raws = [
