@@ -53,7 +53,7 @@ class Generator:
 
         Raises: RuntimeError for a seed that is no integer, ValueError outside the range.
         """
-        if isinstance(seed, (float, str)) or not hasattr(seed, "__index__"):
+        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
             raise RuntimeError(f"[manual_seed] expected an integer seed, got {type(seed).__name__}: {seed!r:.60}")
         seed = seed.__index__()
         if not -(2**63) <= seed < 2**64:
