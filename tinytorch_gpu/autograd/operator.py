@@ -304,7 +304,7 @@ class Operator(Node):
     @classmethod
     def inplace(cls, target, *args, **params):
         """`target` becomes the operator's result, in its own memory; returns `target`."""
-        return _inplace(cls, target, args, params)
+        return inplace(cls.__name__, target, lambda: cls.apply(target, *args, **params))
 
 
 # what a Pointwise operator with a `ufunc` saves
@@ -653,35 +653,36 @@ class CopySlices(Node):
         return base, view if self.edges[1] is not None else None
 
 
-def _inplace(cls, target, args, params):
+def inplace(name, target, compute):
+    """`target` becomes `compute()`, written into its own memory; views, versions and the graph follow."""
     if not isinstance(target, Tensor):
-        raise TypeError(f"[{cls.__name__}] an in-place operator needs a Tensor, got {type(target).__name__}")
-    recording = state.grad and cls.differentiable
+        raise TypeError(f"[{name}] an in-place operator needs a Tensor, got {type(target).__name__}")
+    recording = state.grad
     if recording and target._req and target.grad_fn is None:
         raise RuntimeError(
-            f"[{cls.__name__}] a leaf Variable that requires grad is being used in an in-place operation: work under "
+            f"[{name}] a leaf Variable that requires grad is being used in an in-place operation: work under "
             "no_grad(), or on a clone()"
         )
     view = target._view
     if recording and view is not None and view.base._req and view.base.grad_fn is None and not target._req:
-        raise RuntimeError(f"[{cls.__name__}] a view of a leaf Variable that requires grad is being used in an "
+        raise RuntimeError(f"[{name}] a view of a leaf Variable that requires grad is being used in an "
                            "in-place operation: work under no_grad(), or on a clone() of the leaf")
     if target._version_ is INFERENCE and not state.inference:
-        raise RuntimeError(f"[{cls.__name__}] inplace update to an inference tensor outside inference_mode: clone() it")
+        raise RuntimeError(f"[{name}] inplace update to an inference tensor outside inference_mode: clone() it")
     memory = target._array
-    out = cls.apply(target, *args, **params)
+    out = compute()
     result = out._array
     if result.shape != memory.shape:
         raise RuntimeError(
-            f"[{cls.__name__}] output with shape {list(memory.shape)} doesn't match the broadcast shape "
+            f"[{name}] output with shape {list(memory.shape)} doesn't match the broadcast shape "
             f"{list(result.shape)}: an in-place operator cannot grow its tensor"
         )
     if not dtypes.can_cast(dtypes.of(result), dtypes.of(memory)):
         raise RuntimeError(
-            f"[{cls.__name__}] result type {dtypes.of(result).name} can't be cast to the desired output type "
+            f"[{name}] result type {dtypes.of(result).name} can't be cast to the desired output type "
             f"{dtypes.of(memory).name}"
         )
-    _check_single_memory(cls, memory)
+    _check_single_memory(name, memory)
     node = out._node
     if node is not None and node._saved is not None:
         node._saved, node._owners, node._versions = list(node._saved), list(node._owners), list(node._versions)
@@ -724,10 +725,10 @@ def _rebase(target, view, edge):
     target._refresh()
 
 
-def _check_single_memory(cls, memory):
+def _check_single_memory(name, memory):
     if memory.size > 1 and any(s == 0 and n > 1 for s, n in zip(memory.strides, memory.shape)):
         raise RuntimeError(
-            f"[{cls.__name__}] unsupported operation: more than one element of the written-to tensor refers to a "
+            f"[{name}] unsupported operation: more than one element of the written-to tensor refers to a "
             "single memory location: clone() the tensor before the operation"
         )
 

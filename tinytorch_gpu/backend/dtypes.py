@@ -252,3 +252,42 @@ def accumulation(np_dtype):
 def quiet():
     """A context that silences NumPy's floating-point warnings: 0.8 us, so only around operators that raise them."""
     return np.errstate(all="ignore")
+
+
+def limits(np_dtype):
+    """numpy's finfo or iinfo of a dtype, bfloat16 included."""
+    if np_dtype == bfloat16.np:
+        return ml_dtypes.finfo(np_dtype)
+    return np.iinfo(np_dtype) if np_dtype.kind in "iu" else np.finfo(np_dtype)
+
+
+class finfo:
+    """Limits of a floating dtype, as torch.finfo: bits, eps, max, min, tiny, smallest_normal, resolution."""
+
+    def __init__(self, dtype=None):
+        d = _default if dtype is None else from_any(dtype)
+        if d.category < FLOAT:
+            raise TypeError(f"[finfo] needs a floating dtype, got {d.name}")
+        info = limits(d.to_real().np)
+        self.dtype, self.bits = d.name, d.to_real().itemsize * 8
+        self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
+        self.tiny = self.smallest_normal = float(info.smallest_normal)
+        self.resolution = float(info.resolution)
+
+    def __repr__(self):
+        return (f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, eps={self.eps:g}, "
+                f"smallest_normal={self.tiny:g}, tiny={self.tiny:g}, dtype={self.dtype})")
+
+
+class iinfo:
+    """Limits of an integer dtype, as torch.iinfo: bits, max, min."""
+
+    def __init__(self, dtype):
+        d = from_any(dtype)
+        if d.category != INT:
+            raise TypeError(f"[iinfo] needs an integer dtype, got {d.name}")
+        info = limits(d.np)
+        self.dtype, self.bits, self.max, self.min = d.name, info.bits, int(info.max), int(info.min)
+
+    def __repr__(self):
+        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"

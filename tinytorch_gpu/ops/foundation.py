@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from ..autograd.operator import Operator, array_of, wide
 from ..backend import dtypes
-from ..backend.device import backend_for, backend_of, device, xp_of
-from ..tensor import Tensor
+from ..backend.device import backend_for, backend_of
+from ..tensor import Tensor, make
 from .. import ops
 from .registry import public
 
@@ -106,6 +106,12 @@ def move(array, where):
 
 
 @public
+def wrap(array):
+    """A leaf Tensor over a raw array."""
+    return make(array)
+
+
+@public
 def transfer(input, where):
     """`input` on another device; internal to `Tensor.to`."""
     return Transfer.apply(input, device=where)
@@ -200,4 +206,3 @@ def to(input, *args, dtype=None, device=None, copy=False, non_blocking=False):
     return clone(out) if copy and out is input else out
 
 
-_ = xp_of
