@@ -1,0 +1,81 @@
+"""`pytest --device cpu|sim|cuda`: the same tests on each device, with seeds that are new in each run and printed."""
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+
+import numpy as np
+import pytest
+
+from tinytorch_gpu.backend import device as devices
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "sim", "cuda"), default="cpu",
+                     help="where tensors are made: the CPU, the simulated device or an NVIDIA GPU (default: cpu)")
+
+
+def pytest_configure(config):
+    where = config.getoption("--device")
+    try:
+        devices.set_default_device(where)
+    except RuntimeError as e:
+        raise pytest.UsageError(f"--device {where}: {e}") from None
+    given = os.environ.get("TINYTORCH_TEST_SEED", "")
+    if given and not given.isdecimal():
+        raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
+    worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
+    config.base_seed = int(given) if given else worker["base_seed"] if worker else secrets.randbelow(2**32)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["base_seed"] = node.config.base_seed
+
+
+def pytest_report_header(config):
+    where = config.getoption("--device")
+    probe = devices.probe()
+    gpu = probe.reason if probe.available else f"none ({probe.reason})"
+    return f"tinytorch_gpu: device {where}, GPU {gpu}, TINYTORCH_TEST_SEED={config.base_seed}"
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") is not None and not devices.probe().available:
+        pytest.skip(f"needs a GPU: {devices.probe().reason}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed and "seed" in item.fixturenames:
+        report.sections.append(("seed", f"repeat with TINYTORCH_TEST_SEED={item.config.base_seed}"))
+
+
+@pytest.fixture
+def device(request):
+    """The device under test, the default of new tensors."""
+    return devices.device(request.config.getoption("--device"), 0 if _numbered(request) else None)
+
+
+def _numbered(request):
+    return request.config.getoption("--device") != "cpu"
+
+
+@pytest.fixture
+def seed(request):
+    """A number that is new in each run and differs between tests; fixed by TINYTORCH_TEST_SEED."""
+    return (request.config.base_seed + zlib.crc32(request.node.nodeid.encode())) % 2**32
+
+
+@pytest.fixture
+def rng(seed):
+    """A NumPy generator from `seed`."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, the oracle; the test is skipped where it is missing."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[oracle]'")

@@ -1,0 +1,269 @@
+"""Tests made from each line of cases.py, and that every operator has a line."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from case import EPS, S, close, dtype_name, host, identical, is_tensor, leaves, operators_of, ours, tensor, torch_tensor, watched
+from cases import CASES
+
+import tinytorch_gpu.ops  # noqa: F401
+from tinytorch_gpu.autograd import engine
+from tinytorch_gpu.autograd.operator import REGISTRY, Operator, Pointwise
+from tinytorch_gpu.backend import dtypes
+from tinytorch_gpu.backend.device import backend_for, device as device_class, resolve
+from tinytorch_gpu.tensor import Tensor
+
+HALF = ("float16", "bfloat16")
+WIDER = {"float32": "float64", "float16": "float64", "bfloat16": "float64", "complex64": "complex128"}
+
+
+def tolerance(case, name, arrays):
+    """Allowed error relative to the largest element: a few roundings of `name`'s arithmetic, more for long sums.
+
+    Half types compute in float32 and round once for each operator in the line: 2 eps.
+    """
+    eps = EPS.get(name, EPS["float32"])
+    if name in HALF:
+        return 2 * eps * case.tolerance
+    return 16 * eps * (1 + max((a.size for a in arrays), default=1) ** 0.5) * case.tolerance
+
+
+def sweep(floating_only=False, which=lambda case: True):
+    """(case, dtype) for the lines that `which` chooses."""
+    return [pytest.param(c, d, id=f"{c.id}-{d}") for c in CASES if which(c) for d in c.dtypes(floating_only)]
+
+
+def lines(which=lambda case: True):
+    return [pytest.param(c, id=c.id) for c in CASES if which(c)]
+
+
+def our_inputs(case, arrays, requires_grad=True):
+    return [tensor(a, w and requires_grad and case.differentiable) for a, w in zip(arrays, case.wanting(arrays))]
+
+
+def their_inputs(torch, case, arrays):
+    return [torch_tensor(torch, a, w and case.differentiable) for a, w in zip(arrays, case.wanting(arrays))]
+
+
+def differentiable(out):
+    return [o for o in leaves(out) if is_tensor(o) and o.requires_grad]
+
+
+def cotangents(rng, outs):
+    """Random host arrays like the outputs."""
+    return [draw_like(rng, host(o)) for o in outs]
+
+
+def draw_like(rng, array):
+    values = rng.uniform(-1, 1, array.shape)
+    if array.dtype.kind == "c":
+        values = values + 1j * rng.uniform(-1, 1, array.shape)
+    return values.astype(array.dtype)
+
+
+def our_gradients(case, inputs, given, out=None, **options):
+    """Gradients (or None) of the inputs that want one, for the cotangents `given`."""
+    outs = differentiable(case.fn(ours, *inputs) if out is None else out)
+    wanting = [x for x in inputs if x.requires_grad]
+    return engine.grad(outs, wanting, [tensor(g) for g in given], allow_unused=True, **options)
+
+
+def their_gradients(torch, case, inputs, given):
+    outs = differentiable(case.torch_fn(torch, *inputs))
+    wanting = [x for x in inputs if x.requires_grad]
+    return torch.autograd.grad(outs, wanting, [torch_tensor(torch, g) for g in given], allow_unused=True)
+
+
+def compare(actual, expected, tol, what):
+    """Results of a line, leaf by leaf."""
+    actual, expected = leaves(actual), leaves(expected)
+    assert len(actual) == len(expected), f"{what}: {len(actual)} results, expected {len(expected)}"
+    for i, (a, e) in enumerate(zip(actual, expected)):
+        if is_tensor(e):
+            close(a, e, tol, f"{what} {i}")
+        else:
+            assert a == e, f"{what} {i}: {a!r}, expected {e!r}"
+
+
+def compare_gradients(actual, expected, tol, what="gradient of input"):
+    """A gradient that one package leaves undefined is zero in the other."""
+    assert len(actual) == len(expected)
+    for i, (a, e) in enumerate(zip(actual, expected)):
+        if a is None or e is None:
+            some = a if a is not None else e
+            assert some is None or not host(some).any(), f"{what} {i}: undefined in one package, not zero in the other"
+        else:
+            close(a, e, tol, f"{what} {i}")
+
+
+# the table is whole
+
+def test_every_operator_has_a_line():
+    missing = set(REGISTRY)
+    for case in CASES:
+        missing -= {cls.__name__ for cls in operators_of(case)}
+    assert not missing, f"operators without a line in tests/cases.py: {sorted(missing)}"
+
+
+# against PyTorch
+
+@pytest.mark.parametrize("case, name", sweep())
+def test_forward_agrees_with_pytorch(case, name, rng, torch):
+    arrays = case.draw(rng, name)
+    actual = case.fn(ours, *our_inputs(case, arrays))
+    wide = WIDER.get(name)
+    exact = [a.astype(dtypes.from_any(wide).np if a.dtype.kind == "c" else np.float64)
+             if wide and dtypes.is_float(a.dtype) else a for a in arrays]
+    expected = case.torch_fn(torch, *[torch_tensor(torch, a) for a in exact])
+    compare(actual, expected, tolerance(case, name, arrays), f"{case.id} {name} result")
+
+
+@pytest.mark.parametrize("case, name", sweep(which=lambda c: not c.dtype_differs))
+def test_result_dtype_is_pytorchs(case, name, rng, torch):
+    arrays = case.draw(rng, name)
+    try:
+        expected = case.torch_fn(torch, *[torch_tensor(torch, a) for a in arrays])
+    except (RuntimeError, NotImplementedError) as e:
+        if name in HALF and "not implemented for" in str(e):
+            pytest.skip(f"PyTorch's CPU build has no {name} kernel here: {e}")
+        raise
+    actual = case.fn(ours, *[tensor(a) for a in arrays])
+    assert [dtype_name(a) for a in leaves(actual) if is_tensor(a)] == \
+           [dtype_name(e) for e in leaves(expected) if is_tensor(e)]
+
+
+@pytest.mark.parametrize("case, name", [p for p in sweep(True, lambda c: c.differentiable) if p.values[1] not in HALF])
+def test_gradients_agree_with_pytorch(case, name, rng, torch):
+    arrays = case.draw(rng, name)
+    inputs, theirs = our_inputs(case, arrays), their_inputs(torch, case, arrays)
+    given = cotangents(rng, differentiable(case.torch_fn(torch, *theirs)))
+    actual = our_gradients(case, inputs, given)
+    compare_gradients(actual, their_gradients(torch, case, theirs, given), 4 * tolerance(case, name, arrays))
+    for g, x in zip(actual, [x for x in inputs if x.requires_grad]):
+        assert g is None or (g.dtype is x.dtype and g.shape == x.shape)
+
+
+@pytest.mark.parametrize("case", lines(lambda c: c.declared_constant))
+def test_results_that_have_no_gradient_require_none(case, rng):
+    arrays = case.draw(rng, case.dtypes()[0])
+    inputs = [tensor(a, dtypes.is_float(a.dtype)) for a in arrays]
+    assert not any(o.requires_grad for o in leaves(case.fn(ours, *inputs)) if is_tensor(o))
+
+
+# one rule, two readings
+
+@pytest.mark.parametrize("case, name", sweep())
+def test_raw_and_tensor_readings_are_bit_equal(case, name, rng):
+    arrays = case.draw(rng, name)
+
+    def same(cls, args, params, out):
+        raw = cls.apply(*[a._array if isinstance(a, Tensor) else a for a in args], **params)
+        for i, (r, o) in enumerate(zip(leaves(raw), leaves(out))):
+            identical(r, o, f"{cls.__name__} on raw arrays, result {i}")
+
+    inputs = our_inputs(case, arrays)
+    with watched(same):
+        out = case.fn(ours, *inputs)
+    if case.raw:
+        with np.errstate(all="raise", under="ignore"):
+            raw = case.fn(ours, *[t._array for t in inputs])
+        for i, (r, o) in enumerate(zip(leaves(raw), leaves(out))):
+            if is_tensor(o):
+                assert not isinstance(r, Tensor), "a raw array in, a Tensor out"
+                identical(r, o, f"raw result {i}")
+            else:
+                assert r == o
+
+
+@pytest.mark.parametrize("case, name", sweep(True, lambda c: c.differentiable))
+def test_backward_and_create_graph_are_bit_equal(case, name, rng):
+    arrays = case.draw(rng, name)
+    inputs = our_inputs(case, arrays)
+    given = cotangents(rng, differentiable(case.fn(ours, *inputs)))
+    plain = our_gradients(case, inputs, given)
+    graph = our_gradients(case, inputs, given, create_graph=case.order2)
+    for i, (p, g) in enumerate(zip(plain, graph)):
+        assert (p is None) == (g is None)
+        if p is not None:
+            assert not p.requires_grad
+            identical(p, g, f"gradient {i} under create_graph")
+
+
+@pytest.mark.parametrize("case", lines())
+def test_two_runs_are_bit_equal(case, rng):
+    name = "float32" if case.real else case.dtypes()[0]
+    arrays = case.draw(rng, name)
+    runs = [case.fn(ours, *our_inputs(case, arrays)) for _ in range(2)]
+    for a, b in zip(*map(leaves, runs)):
+        if is_tensor(a):
+            identical(a, b, "second run")
+    if case.differentiable:
+        given = cotangents(rng, differentiable(runs[0]))
+        first, second = (our_gradients(case, our_inputs(case, arrays), given) for _ in range(2))
+        for a, b in zip(first, second):
+            if a is not None:
+                identical(a, b, "gradient of the second run")
+
+
+# layouts
+
+def laid_out(array, layout):
+    """A device array with the same values in another memory layout; None where the layout does not exist."""
+    backend = backend_for(resolve())
+    if array.ndim == 0 or array.size == 0:
+        return None
+    if layout == "transposed":
+        axes = tuple(reversed(range(array.ndim)))
+        return backend.from_host(np.ascontiguousarray(array.transpose(axes))).transpose(axes)
+    if layout == "strided":
+        return backend.from_host(np.repeat(array, 2, axis=-1))[..., ::2]
+    return backend.from_host(np.ascontiguousarray(np.flip(array, 0)))[::-1]
+
+
+LAYOUTS = ("transposed", "strided", "negative")
+
+
+def wrap(array, requires_grad):
+    t = Tensor(array)
+    t._req = requires_grad
+    return t
+
+
+@pytest.mark.parametrize("case", lines(lambda c: c.layouts))
+def test_memory_layout_does_not_matter(case, rng):
+    name = case.dtypes()[0]
+    arrays = case.draw(rng, name)
+    plain = our_inputs(case, arrays)
+    expected = case.fn(ours, *plain)
+    given = cotangents(rng, differentiable(expected))
+    gradients = our_gradients(case, plain, given) if case.differentiable else ()
+    tol = 4 * tolerance(case, name, arrays)
+    for layout in LAYOUTS:
+        raws = [laid_out(a, layout) for a in arrays]
+        inputs = [p if r is None else wrap(r, p.requires_grad) for r, p in zip(raws, plain)]
+        compare(case.fn(ours, *inputs), expected, tol, f"{layout} result")
+        if case.differentiable:
+            compare_gradients(our_gradients(case, inputs, given), gradients, tol, f"{layout} gradient")
+
+
+@pytest.mark.parametrize("case", lines(lambda c: c.layouts and any(len(s.shape) and not getattr(s, "distinct", False)
+                                                                   and type(s) is not S for s in c.inputs)))
+def test_expanded_inputs(case, rng):
+    name = case.dtypes()[0]
+    arrays = case.draw(rng, name)
+    backend = backend_for(resolve())
+    for i, spec in enumerate(case.inputs):
+        if len(spec.shape) == 0 or arrays[i].size == 0 or getattr(spec, "distinct", False) or type(spec) is S:
+            continue
+        given_arrays = list(arrays)
+        given_arrays[i] = np.broadcast_to(arrays[i][:1], arrays[i].shape)
+        plain = our_inputs(case, given_arrays)
+        inputs = list(plain)
+        thin = backend.from_host(np.ascontiguousarray(arrays[i][:1]))
+        inputs[i] = wrap(backend.xp.broadcast_to(thin, arrays[i].shape), plain[i].requires_grad)
+        tol = 4 * tolerance(case, name, arrays)
+        out = case.fn(ours, *plain)
+        compare(case.fn(ours, *inputs), out, tol, f"result of expanded input {i}")
+        if case.differentiable:
+            given = cotangents(rng, differentiable(out))
+            compare_gradients(our_gradients(case, inputs, given), our_gradients(case, plain, given), tol)
