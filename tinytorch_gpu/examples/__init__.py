@@ -1,0 +1,1 @@
+"""Training programs to read, run and change: `gpt` (text, byte by byte) and `digits` (images)."""

@@ -1,0 +1,257 @@
+"""One training run in one folder: its settings, checkpoints, metrics and progress line."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import tinytorch_gpu as tt
+
+from ..backend import device as devices
+from ..backend import random
+from . import settings as options
+from .command import CtrlC, choose_device
+from .curve import png_plot, smooth, text_plot
+from .settings import UserError
+
+FORMAT = "tinytorch_gpu run 1"
+CHECKPOINT = "checkpoint.safetensors"
+COLUMNS = ("step", "loss", "lr", "grad_norm", "per_second", "memory_mib", "held_out")
+
+
+class Run:
+    """Where a training run stands: `settings`, `device`, `step`, and the folder that remembers them.
+
+    `given` are the options of the command line; a resumed run takes the others from its checkpoint. The order of
+    use: construct, `begin` with the parts to save, then `with run:` around `for step in run.steps():`.
+    """
+
+    def __init__(self, program: str, cls, given: dict, unit: str):
+        self.program, self.unit = program, unit
+        self.step, self.seconds, self.rows, self._saved = 0, 0.0, [], None
+        resume = given.get("resume", False)
+        self.folder = find_folder(program, given.get("out", ""), resume)
+        self.checkpoint = self.folder / CHECKPOINT
+        given = {**given, "out": str(self.folder)}
+        if resume:
+            self._saved = self._read()
+            self.settings = options.resumed(cls, self._saved["settings"], given)
+            self.step, self.seconds = self._saved["step"], self._saved["seconds"]
+            self.device = choose_device(self.settings.device)
+        else:
+            options.fill(cls, given, on_gpu=False)  # bad values are named before a device is looked for
+            self.device = choose_device(given.get("device", "auto"))
+            self.settings = options.fill(cls, given, on_gpu=self.device.type == "cuda")
+        self._on_disk = self.step  # the step of the checkpoint; 0 before there is one
+
+    # ---- checkpoints ----
+
+    def _read(self) -> dict:
+        if not self.checkpoint.is_file():
+            raise UserError(f"[resume] {self.folder} has no {CHECKPOINT}: name the folder of a run with --out")
+        try:
+            saved = tt.load(self.checkpoint)
+        except Exception as error:  # whatever a damaged file breaks in a reader, the user hears which file it was
+            raise UserError(
+                f"[resume] {self.checkpoint} cannot be read ({type(error).__name__}: {error}): it is damaged or no "
+                "checkpoint; put a copy in its place, or start a new run without --resume"
+            ) from None
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved.get("program") != self.program:
+            raise UserError(
+                f"[resume] {self.checkpoint} is no checkpoint of `train {self.program}`: "
+                "name the folder of one with --out"
+            )
+        return saved
+
+    def begin(self, data: str, **parts) -> None:
+        """Puts a resumed run's state into `parts` (each with state_dict and load_state_dict) and opens the folder.
+
+        `data` is a fingerprint of the training data. Raises UserError where it or a part does not fit the checkpoint.
+        """
+        self._data, self._parts = data, parts
+        if self._saved is not None:
+            if self._saved["data"] != data:
+                raise UserError(
+                    "[resume] the training data is not what the run began with (the standard library's source changes "
+                    "with Python's version): give the same --data, or start a new run without --resume"
+                )
+            try:
+                for name, part in parts.items():
+                    part.load_state_dict(self._saved[name])
+                for where, state in self._saved["random"].items():
+                    random.set_rng_state(np.array(state, np.uint8), where)
+            except (KeyError, ValueError, RuntimeError, TypeError) as error:
+                raise UserError(
+                    f"[resume] {self.checkpoint} does not fit ({error}): it is damaged or of another version; "
+                    "put a copy in its place, or start a new run without --resume"
+                ) from None
+            self._saved = None
+        with self._writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = self._open_metrics(self.folder / "metrics.csv")
+        self._mark = self._began = time.perf_counter()
+
+    def save(self) -> None:
+        """Writes the checkpoint in one piece: until it is whole, the one before stays."""
+        with self.paused(), self._writing(self.checkpoint):
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())  # the rows up to a checkpoint are on disk before it is
+            self.seconds += time.perf_counter() - self._began
+            self._began = time.perf_counter()
+            state = {
+                "format": FORMAT, "program": self.program, "settings": dataclasses.asdict(self.settings),
+                "step": self.step, "seconds": self.seconds, "data": self._data,
+                "random": {
+                    where: random.get_rng_state(where).tolist() for where in sorted({"cpu", str(self.device)})
+                },
+            }  # fmt: skip
+            tt.save(state | {name: part.state_dict() for name, part in self._parts.items()}, self.checkpoint)
+        self._on_disk = self.step
+
+    @contextlib.contextmanager
+    def _writing(self, path):
+        try:
+            yield
+        except OSError as error:
+            kept = f"the checkpoint of step {self._on_disk} is whole, continue from it with --resume --out {self.folder}"
+            raise UserError(
+                f"[train] {path} cannot be written ({error.strerror or error}): make room or name another folder "
+                f"with --out; {kept if self._on_disk else 'nothing was saved before'}"
+            ) from None
+
+    # ---- metrics ----
+
+    def _open_metrics(self, path: Path):
+        """Keeps the rows up to the checkpoint, drops what a killed process wrote after it, and appends from there."""
+        if self.step and path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    whole = tuple(row) == COLUMNS and None not in row.values()
+                    if whole and row["step"].isdecimal() and int(row["step"]) <= self.step:
+                        self.rows.append({name: float(cell) if cell else math.nan for name, cell in row.items()})
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *map(_cells, self.rows)])
+        os.replace(partial, path)
+        return path.open("a", newline="")
+
+    def log(self, amount: int, **values) -> None:
+        """Writes a row of metrics.csv for this step and shows it; `amount` is the work in units since the last row."""
+        memory = devices.backend_for(self.device).memory_stats(self.device.index)["peak"] / 2**20
+        speed = amount / max(time.perf_counter() - self._mark, 1e-9)
+        row = dict.fromkeys(COLUMNS, math.nan) | values
+        row |= {"step": self.step, "per_second": speed, "memory_mib": memory}
+        if not math.isfinite(row["loss"]):
+            raise UserError(
+                f"[train] the loss is {row['loss']} at step {self.step}: start again with a smaller --lr or --clip"
+                + f" (the checkpoint of step {self._on_disk} is kept)" * bool(self._on_disk)
+            )
+        self.rows.append(row)
+        with self._writing(self.folder / "metrics.csv"):
+            csv.writer(self._metrics).writerow(_cells(row))
+            self._metrics.flush()
+        held = next((row["held_out"] for row in reversed(self.rows) if not math.isnan(row["held_out"])), None)
+        text = f"loss {row['loss']:.3f}, {speed:,.0f} {self.unit}/s, {memory:,.0f} MiB"
+        self._bar.set_postfix_str(text + (f", held out {held:.3f}" if held is not None else ""), refresh=False)
+        self._mark = time.perf_counter()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Around what is not training: it does not count in the speed column."""
+        began = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - began
+
+    # ---- the loop ----
+
+    def __enter__(self):
+        self._ctrl_c = CtrlC().__enter__()
+        self._bar = tqdm(
+            total=self.settings.steps, initial=self.step, desc=self.program, dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 10,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n}/{total} [{elapsed}, {remaining} left{postfix}]",
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *exc):
+        self._bar.close()
+        self._metrics.close()
+        self._ctrl_c.__exit__(*exc)
+
+    def steps(self):
+        """The steps still to do, from 1; after Ctrl-C one more, so that `due` is true for it and it is saved."""
+        self._mark, self.stopped = time.perf_counter(), 0
+        while self.step < self.settings.steps and not self.stopped:
+            self.stopped = self._ctrl_c.signal
+            self.step += 1
+            yield self.step
+            self._bar.update()
+        self.stopped = self.stopped or self._ctrl_c.signal
+
+    def due(self, every: int) -> bool:
+        """Whether this step is one in `every`, or the last of this process."""
+        return self.step % every == 0 or self.step == self.settings.steps or bool(self.stopped)
+
+    # ---- the end ----
+
+    def farewell(self) -> int:
+        """Says how to go on after Ctrl-C; returns the exit status."""
+        command = f"tinytorch-gpu train {self.program} --resume --out {self.folder}"
+        print(f"stopped at step {self.step} of {self.settings.steps}, saved; continue with: {command}")
+        return 128 + self.stopped
+
+    def draw(self, ylabel: str, held_out: str | None = None) -> None:
+        """Prints the loss curve and writes curve.png; `held_out` names the held-out curve where it has the same unit."""
+        if not self.rows:
+            return
+        steps = [int(row["step"]) for row in self.rows]
+        losses = smooth([row["loss"] for row in self.rows], max(1, len(self.rows) // 40))
+        print(text_plot(steps, losses, f"loss ({ylabel})", sys.stdout))
+        curves = {"training": (steps, losses)}
+        held = [(int(row["step"]), row["held_out"]) for row in self.rows if not math.isnan(row["held_out"])]
+        if held_out and held:
+            curves[held_out] = tuple(map(list, zip(*held, strict=True)))
+        path = self.folder / "curve.png"
+        with self._writing(path):
+            drawn = png_plot(path, curves, ylabel)
+        note = "" if drawn else " (curve.png needs matplotlib: pip install matplotlib)"
+        print(f"{self.folder}: {CHECKPOINT}, metrics.csv{', curve.png' if drawn else ''}{note}")
+
+
+def find_folder(program: str, out: str, resume: bool) -> Path:
+    """The folder of a new or a resumed run; `out` where it is given, else runs/<program>-<number>."""
+    if out:
+        if not resume and (Path(out) / CHECKPOINT).exists():
+            raise UserError(f"[train] {out} holds a run already: continue it with --resume, or name another --out")
+        return Path(out)
+    runs, numbers = Path("runs"), [0]
+    for path in runs.glob(f"{program}-*"):
+        number = path.name.removeprefix(f"{program}-")
+        if number.isdecimal() and (not resume or (path / CHECKPOINT).exists()):
+            numbers.append(int(number))
+    if resume and max(numbers) == 0:
+        raise UserError(
+            f"[resume] {runs.resolve()} has no {program} run: name its folder with --out, or start one without --resume"
+        )
+    return runs / f"{program}-{max(numbers) + (not resume)}"
+
+
+def warmup_cosine(step: int, warmup: int, steps: int) -> float:
+    """The share of the highest learning rate after `step` of `steps`: a line up, then a cosine down to nothing."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))
+
+
+def _cells(row: dict) -> list[str]:
+    """A row as text; 9 digits tell any two float32 values apart."""
+    return ["" if math.isnan(row[name]) else f"{row[name]:.9g}" for name in COLUMNS]
