@@ -288,7 +288,7 @@ class Operator(Node):
                 now = owner.value if owner.__class__ is Version else owner._version
                 if now != version:
                     raise RuntimeError(_modified(node, ref, s, now, version))
-            if as_tensors and s is not None and ref is not None:
+            if as_tensors and ref is not None and s.__class__ in _by_class:  # a number stays a number
                 s = _rejoin(s, node.edges[ref] if ref >= 0 else (node, -1 - ref))
             if node._widen and s is not None and getattr(s, "dtype", None) is not None:
                 s = wide(s) if not isinstance(s, Tensor) else _widen_tensor(s)
