@@ -1,1 +1,31 @@
-"""Floor 1: recording and differentiating."""
+"""Recording and differentiating: `backward`, `grad`, `Function`, modes, `functional`, `gradcheck`. As torch.autograd.
+
+A table of contents: names load on first use, so that floor 1 (modes, operator, engine, hooks) can be imported
+without what is built upon it.
+"""
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "backward": "engine", "grad": "engine",
+    "no_grad": "modes", "enable_grad": "modes", "set_grad_enabled": "modes", "inference_mode": "modes",
+    "is_grad_enabled": "modes", "detect_anomaly": "modes", "set_detect_anomaly": "modes",
+    "is_anomaly_enabled": "modes", "Function": "function", "gradcheck": "gradcheck", "gradgradcheck": "gradcheck",
+    "Operator": "operator", "Pointwise": "operator",
+}
+_MODULES = ("engine", "modes", "operator", "hooks", "anomaly", "function", "functional", "graph")
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value  # `gradcheck` is a module and a function: the function wins, as in PyTorch
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"tinytorch_gpu.autograd has no '{name}'")
+
+
+def __dir__():
+    return sorted({*_HOME, *_MODULES})
