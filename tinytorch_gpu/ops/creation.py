@@ -1,0 +1,547 @@
+"""Tensors from data and sizes: tensor, from_numpy, zeros, full, arange, linspace, eye, *_like, new_*, tril_indices."""
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+
+import numpy as np
+
+from ..backend import dtypes
+from ..backend.device import backend_for, backend_of, default_device, device as Device, is_array, resolve
+from ..tensor import Tensor, _fill, attach, make
+from .. import ops
+from .registry import public
+
+_LEAVES = {bool: 0, int: 1, float: 2, complex: 3}
+_KIND = (dtypes.bool_, dtypes.int64, None, None)  # a float becomes the default dtype, a complex number its complex one
+
+
+# sizes, numbers and places
+
+def sizes(op, size) -> tuple:
+    """A shape from `f(2, 3)`, `f((2, 3))` or `f(torch_size)`. Raises: RuntimeError for negative sizes."""
+    if len(size) == 1 and not hasattr(size[0], "__index__") or len(size) == 1 and isinstance(size[0], (tuple, list)):
+        size = size[0]
+    try:
+        shape = tuple([operator.index(n) for n in size])
+    except TypeError:
+        raise TypeError(f"[{op}] the size must be integers, got {size!r:.60}") from None
+    if shape and min(shape) < 0:
+        raise RuntimeError(f"[{op}] trying to create a tensor with negative dimension {min(shape)}: {list(shape)}")
+    return shape
+
+
+def number(op, value, dtype):
+    """A Python number for an array of `dtype`, checked. Raises: RuntimeError where it does not fit."""
+    if isinstance(value, Tensor) or isinstance(value, (np.generic, np.ndarray)):
+        value = value.item()
+    if not isinstance(value, (bool, int, float, complex)):
+        raise TypeError(f"[{op}] the value must be a number, got {type(value).__name__}")
+    category = dtype.category
+    if isinstance(value, complex) and category != dtypes.COMPLEX:
+        if value.imag != 0:
+            raise RuntimeError(f"[{op}] value {value} cannot be converted to type {dtype.name} without overflow")
+        value = value.real
+    if category == dtypes.INT:
+        info = np.iinfo(dtype.np)
+        if isinstance(value, float) and not math.isfinite(value) or not (
+            min(info.min, -info.max) <= value <= info.max
+        ):
+            raise RuntimeError(f"[{op}] value {value} cannot be converted to type {dtype.name} without overflow")
+        value = int(np.asarray(int(value)).astype(dtype.np))
+    return value
+
+
+def put(array, where):
+    """A new array of the backend of `where`, on the device number asked for."""
+    return array if where.index is None else backend_for(where).to_index(array, where.index)
+
+
+def finish(array, requires_grad=False) -> Tensor:
+    """The tensor over a new array."""
+    t = make(array)
+    if requires_grad:
+        t.requires_grad = True
+    return t
+
+
+def _float_dtype(dtype):
+    return dtypes.get_default_dtype() if dtype is None else dtypes.from_any(dtype)
+
+
+def _like(input, array, requires_grad=False):
+    return finish(array, requires_grad) if isinstance(input, Tensor) else array
+
+
+# from data
+
+def _scan(data, found):
+    """Collect the leaf types of nested lists; True when all are Python numbers."""
+    kinds = set(map(type, data))
+    plain = True
+    for kind in kinds:
+        if kind in _LEAVES:
+            found.add(kind)
+        elif kind is list or kind is tuple:
+            for item in data:
+                if item.__class__ is list or item.__class__ is tuple:
+                    plain &= _scan(item, found)
+        else:
+            plain = False
+    return plain
+
+
+def _infer(data, where):
+    """The promoted dtype of nested data that holds more than Python numbers; None when it holds nothing."""
+    if isinstance(data, Tensor):
+        return data.dtype
+    if isinstance(data, (np.ndarray, np.generic)) or is_array(data):
+        return _array_dtype(data)
+    if isinstance(data, (str, bytes)):
+        if where:
+            raise ValueError(f"[tensor] too many dimensions {type(data).__name__!r}: expected numbers")
+        raise TypeError(f"[tensor] invalid data type {type(data).__name__!r}: expected numbers, lists or arrays")
+    for kind in (bool, int, float, complex):
+        if isinstance(data, kind):
+            return dtypes.scalar_dtype(kind(data))
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise RuntimeError(f"[tensor] could not infer dtype of {type(data).__name__}: expected numbers, lists or arrays")
+    result = None
+    for item in data:
+        d = _infer(item, True)
+        if d is not None:
+            result = d if result is None else dtypes.promote_types(result, d)
+    return result
+
+
+def _array_dtype(array):
+    try:
+        return dtypes.of(array)
+    except TypeError:
+        raise TypeError(
+            f"[tensor] can't convert an array of type {array.dtype}: the supported types are "
+            f"{', '.join(d.name for d in dtypes.ALL)}"
+        ) from None
+
+
+def _host(data):
+    """Nested data with every tensor and array in it as nested lists."""
+    if isinstance(data, Tensor) or is_array(data):
+        return host_array(data).tolist()
+    if isinstance(data, np.generic):
+        return data.item()
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return [_host(item) for item in data]
+    return data
+
+
+def host_array(value):
+    """The values of a Tensor or raw array as a NumPy array."""
+    array = value._array if isinstance(value, Tensor) else value
+    return backend_of(array).to_host(array)
+
+
+def _from_nested(data, dtype):
+    """A new NumPy array from Python numbers and nested sequences, with PyTorch's dtype where none is given."""
+    kind = data.__class__
+    if kind in _LEAVES:
+        wish = dtype or dtypes.scalar_dtype(data)
+        return np.array(number("tensor", data, wish) if wish.category == dtypes.INT or kind is complex else data, _via(wish))
+    found: set = set()
+    if (kind is list or kind is tuple) and _scan(data, found):
+        wish = dtype
+        if wish is None:
+            highest = max([_LEAVES[k] for k in found], default=2)
+            default = dtypes.get_default_dtype()
+            wish = _KIND[highest] or (default if highest == 2 else default.to_complex())
+    else:
+        inferred = _infer(data, False)
+        wish = dtype or inferred or dtypes.get_default_dtype()
+        data = _host(data)
+    try:
+        return np.array(data, _via(wish))
+    except ValueError as e:
+        if "NaN" in str(e):
+            raise RuntimeError(f"[tensor] {e}") from None
+        raise ValueError(f"[tensor] the nested sequences differ in length: {_ragged(data)}") from None
+    except OverflowError as e:
+        raise RuntimeError(f"[tensor] a value cannot be converted to {wish.name} without overflow: {e}") from None
+    except TypeError as e:
+        raise TypeError(f"[tensor] {e}: expected numbers of {wish.name}") from None
+
+
+def _via(dtype):
+    return dtypes.accumulation(dtype.np)  # a half goes through float32, as in PyTorch
+
+
+def _ragged(data, dim=0):
+    def is_sequence(x):
+        return isinstance(x, (list, tuple))
+
+    if not is_sequence(data):
+        return "a number stands beside sequences"
+    lengths = {len(x) if is_sequence(x) else None for x in data}
+    if len(lengths) > 1:
+        first = next(x for x in data)
+        want = len(first) if is_sequence(first) else None
+        got = next(len(x) if is_sequence(x) else None for x in data if (len(x) if is_sequence(x) else None) != want)
+        if want is None or got is None:
+            return f"expected {'a number' if want is None else 'a sequence'} at dim {dim + 1}"
+        return f"expected sequence of length {want} at dim {dim + 1} (got {got})"
+    return next((m for m in (_ragged(x, dim + 1) for x in data if is_sequence(x)) if m), "")
+
+
+def _convert(array, dtype):
+    """An array in another dtype as Cast does it; the same object when it has it already."""
+    return array if dtype is None or array.dtype == dtype.np else ops.cast(array, dtype.np)
+
+
+def _move(array, where):
+    here, there = backend_of(array), backend_for(where)
+    if here is there:
+        return there.to_index(array, where.index)
+    return there.from_host(here.to_host(array), where.index)
+
+
+@public
+def tensor(data, *, dtype=None, device=None, requires_grad=False):
+    """A new leaf tensor with a copy of `data`: numbers, nested sequences, arrays. As torch.tensor.
+
+    Floats become the default dtype, integers int64, booleans bool; arrays keep their dtype.
+    Raises: ValueError for ragged sequences, RuntimeError for values that do not fit, TypeError for other data.
+    """
+    dtype = None if dtype is None else dtypes.from_any(dtype)
+    if isinstance(data, Tensor):
+        warnings.warn(
+            "[tensor] to copy from a tensor, use source.detach().clone() or "
+            "source.detach().clone().requires_grad_(True) rather than tensor(source)",
+            UserWarning, stacklevel=2,
+        )
+        where = data.device if device is None else resolve(device)
+        array = _convert(data._array, dtype)
+        array = _move(array.copy() if array is data._array else array, where)
+    elif isinstance(data, (np.ndarray, np.generic)) or is_array(data):
+        array = np.asarray(data) if isinstance(data, (np.ndarray, np.generic)) else data
+        _array_dtype(array)
+        where = resolve(device) if device is not None or isinstance(array, np.ndarray) else backend_of(array).device_of(array)
+        new = _move(_convert(array, dtype), where)
+        array = new.copy() if new is array else new
+    else:
+        array = _from_nested(data, dtype)
+        if dtype is None:
+            if array.dtype == np.float32 and dtypes.get_default_dtype().np in dtypes.HALF:
+                inferred = _infer(data, False) or dtypes.get_default_dtype()
+                array = array.astype(inferred.np)
+        elif array.dtype != dtype.np:
+            array = array.astype(dtype.np)
+        where = resolve(device)
+        if where.type != "cpu":
+            array = backend_for(where).from_host(array, where.index)
+    return finish(array, requires_grad)
+
+
+@public
+def as_tensor(data, dtype=None, device=None):
+    """`data` as a tensor, without a copy where dtype and device allow it. As torch.as_tensor.
+
+    A Tensor stays in its graph; a NumPy array shares its memory on the CPU.
+    """
+    if isinstance(data, Tensor):
+        return ops.to(data, dtype=dtype, device=device)
+    if isinstance(data, np.ndarray) or is_array(data):
+        _array_dtype(data)
+        array = _convert(_plain(data), None if dtype is None else dtypes.from_any(dtype))
+        where = resolve(device) if device is not None or isinstance(array, np.ndarray) else None
+        return make(array if where is None else _move(array, where))
+    return tensor(data, dtype=dtype, device=device)
+
+
+def _plain(array):
+    """An array of exactly the backend's class (a NumPy subclass is viewed as ndarray)."""
+    if isinstance(array, np.ndarray):
+        return array if array.__class__ is np.ndarray else array.view(np.ndarray)
+    backend_of(array)  # registers CuPy's class when the user's own array is the first
+    return array
+
+
+@public
+def asarray(obj, *, dtype=None, device=None, copy=None, requires_grad=False):
+    """`obj` as a tensor; `copy` True always copies, False raises where it must. As torch.asarray.
+
+    Raises: ValueError when copy=False is impossible.
+    """
+    shares = isinstance(obj, (Tensor, np.ndarray)) or is_array(obj)
+    source = (obj._array if isinstance(obj, Tensor) else obj) if shares else None
+    out = as_tensor(obj, dtype=dtype, device=device)
+    shared = shares and out._array.dtype == source.dtype and backend_of(out._array) is backend_of(source)
+    if copy and shared:
+        out = ops.clone(out)
+    elif copy is False and not shared:
+        raise ValueError("[asarray] can't alias the data without a copy: pass copy=None or True")
+    if requires_grad:
+        if not out.is_leaf:
+            out = out.detach()
+        out.requires_grad = True
+    elif out._req:
+        out = out.detach()
+    return out
+
+
+@public
+def from_numpy(ndarray):
+    """A CPU tensor that shares the memory of a NumPy array. As torch.from_numpy.
+
+    Raises: TypeError for other objects and unsupported dtypes.
+    """
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"[from_numpy] expected np.ndarray (got {type(ndarray).__name__})")
+    _array_dtype(ndarray)
+    return make(_plain(ndarray))
+
+
+@attach("__init__")
+def _init(self, *data, requires_grad=False, device=None):
+    """`Tensor(array)` shares the array; `Tensor(list)` has the default dtype; `Tensor(2, 3)` is uninitialised."""
+    if len(data) == 1 and (isinstance(data[0], np.ndarray) or is_array(data[0])):
+        array = _plain(data[0])
+        _array_dtype(array)
+        if device is not None:
+            array = _move(array, resolve(device))
+    elif len(data) == 1 and isinstance(data[0], Tensor):
+        array = data[0]._array if device is None else _move(data[0]._array, resolve(device))
+    elif len(data) == 1 and not hasattr(data[0], "__index__"):
+        if not hasattr(data[0], "__len__") or isinstance(data[0], (str, bytes, dict)):
+            raise TypeError(f"[Tensor] expected an array, a sequence or sizes, got {type(data[0]).__name__}: "
+                            "use tensor() to convert data")
+        array = tensor(data[0], dtype=dtypes.get_default_dtype(), device=device)._array
+    else:
+        array = empty(*(data or (0,)), device=device)._array
+    _fill(self, array)
+    if requires_grad:
+        self.requires_grad = True
+
+
+# from sizes
+
+def _fill_new(name, op, size, given, dtype, device, requires_grad):
+    shape = sizes(op, size if given is None else (given,))
+    where = default_device() if device is None else Device(device)
+    backend = backend_for(where)
+    array = getattr(backend.xp, name)(shape, dtype=_float_dtype(dtype).np)
+    return finish(put(array, where), requires_grad)
+
+
+@public
+def zeros(*size, dtype=None, device=None, requires_grad=False, **named):
+    """Zeros of shape `size`. As torch.zeros."""
+    return _fill_new("zeros", "zeros", size, _size_name("zeros", size, named), dtype, device, requires_grad)
+
+
+@public
+def ones(*size, dtype=None, device=None, requires_grad=False, **named):
+    """Ones of shape `size`. As torch.ones."""
+    return _fill_new("ones", "ones", size, _size_name("ones", size, named), dtype, device, requires_grad)
+
+
+@public
+def empty(*size, dtype=None, device=None, requires_grad=False, **named):
+    """A tensor of shape `size` with whatever lies in memory. As torch.empty."""
+    return _fill_new("empty", "empty", size, _size_name("empty", size, named), dtype, device, requires_grad)
+
+
+def _size_name(op, size, named):
+    """The `size=` keyword of functions whose sizes are usually positional; any other name is an error."""
+    given = named.pop("size", None)
+    if named:
+        raise TypeError(f"[{op}] got an unexpected keyword argument {next(iter(named))!r}")
+    if given is not None and size:
+        raise TypeError(f"[{op}] got the size twice")
+    return given
+
+
+@public
+def full(size, fill_value, *, dtype=None, device=None, requires_grad=False):
+    """`fill_value` everywhere; without dtype it is that of the value. As torch.full."""
+    if isinstance(fill_value, Tensor):
+        fill_value = fill_value.item()
+    d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.from_any(dtype)
+    where = resolve(device)
+    array = backend_for(where).xp.full(sizes("full", (size,)), number("full", fill_value, d), dtype=d.np)
+    return finish(put(array, where), requires_grad)
+
+
+@public
+def eye(n, m=None, *, dtype=None, device=None, requires_grad=False):
+    """Ones on the diagonal, (n, m). As torch.eye."""
+    if n < 0 or (m is not None and m < 0):
+        raise RuntimeError(f"[eye] n and m must be at least 0, got {n} and {m}")
+    where = resolve(device)
+    array = backend_for(where).xp.eye(n, m, dtype=_float_dtype(dtype).np)
+    return finish(put(array, where), requires_grad)
+
+
+def _integers(*values):
+    return all(isinstance(v, (int, np.integer)) for v in values)
+
+
+@public
+def arange(start, end=None, step=1, *, dtype=None, device=None, requires_grad=False):
+    """start, start + step, ... below `end` (`arange(end)` starts at 0): int64 for integers. As torch.arange.
+
+    Raises: RuntimeError for a zero step, or one that leads away from `end`.
+    """
+    if end is None:
+        start, end = 0, start
+    start, end, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, end, step))
+    if step == 0:
+        raise RuntimeError("[arange] step must be nonzero")
+    if not all(math.isfinite(v) for v in (start, end)):
+        raise RuntimeError(f"[arange] unsupported range: {start} -> {end}")
+    if (end - start) * step < 0:
+        raise RuntimeError(
+            f"[arange] upper bound and lower bound inconsistent with step sign: {start} to {end} by {step}"
+        )
+    whole = _integers(start, end, step)
+    d = (dtypes.int64 if whole else dtypes.get_default_dtype()) if dtype is None else dtypes.from_any(dtype)
+    n = -(-(end - start) // step) if whole else math.ceil((end - start) / step)
+    where = resolve(device)
+    xp = backend_for(where).xp
+    if whole and d.category <= dtypes.INT:
+        array = xp.arange(start, start + n * step, step, dtype=np.int64).astype(d.np, copy=False)
+    else:
+        array = xp.arange(n, dtype=np.float64)
+        array *= step
+        array += start
+        array = _through_single(array, d)
+    return finish(put(array, where), requires_grad)
+
+
+def _through_single(array, d):
+    if d.np in dtypes.HALF:
+        array = array.astype(np.float32)
+    return array.astype(d.np, copy=False)
+
+
+def _evenly(op, start, end, steps, d, device):
+    start, end = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, end))
+    steps = operator.index(steps)
+    if steps < 0:
+        raise RuntimeError(f"[{op}] number of steps must be non-negative, got {steps}")
+    xp = backend_for(device).xp
+    wide = np.complex128 if d.is_complex else np.float64
+    if steps < 2:
+        return xp.full((steps,), start, dtype=wide)
+    # from both ends, so that the last value is exactly `end`, as in PyTorch
+    step = (end - start) / (steps - 1)
+    half = steps // 2
+    i = xp.arange(steps, dtype=np.float64)
+    return xp.concatenate((start + step * i[:half], end - step * (steps - 1 - i[half:]))).astype(wide, copy=False)
+
+
+@public
+def linspace(start, end, steps, *, dtype=None, device=None, requires_grad=False):
+    """`steps` values from `start` to `end`, both included. As torch.linspace."""
+    d, where = _float_dtype(dtype), resolve(device)
+    array = _evenly("linspace", start, end, steps, d, where)
+    return finish(put(_through_single(array, d), where), requires_grad)
+
+
+@public
+def logspace(start, end, steps, base=10.0, *, dtype=None, device=None, requires_grad=False):
+    """base ** linspace(start, end, steps). As torch.logspace."""
+    d, where = _float_dtype(dtype), resolve(device)
+    array = base ** _evenly("logspace", start, end, steps, d, where)
+    return finish(put(_through_single(array, d), where), requires_grad)
+
+
+# like another tensor
+
+def _make_like(name, input, dtype, device, requires_grad):
+    source = input._array if isinstance(input, Tensor) else input
+    d = source.dtype if dtype is None else dtypes.from_any(dtype).np
+    if device is None or resolve(device) == backend_of(source).device_of(source):
+        return _like(input, getattr(backend_of(source).xp, name)(source, dtype=d), requires_grad)
+    where = resolve(device)
+    array = getattr(backend_for(where).xp, name.removesuffix("_like"))(source.shape, dtype=d)
+    return _like(input, put(array, where), requires_grad)
+
+
+@public
+def zeros_like(input, *, dtype=None, device=None, requires_grad=False):
+    """Zeros with the shape, dtype and device of `input`. As torch.zeros_like."""
+    return _make_like("zeros_like", input, dtype, device, requires_grad)
+
+
+@public
+def ones_like(input, *, dtype=None, device=None, requires_grad=False):
+    """Ones with the shape, dtype and device of `input`. As torch.ones_like."""
+    return _make_like("ones_like", input, dtype, device, requires_grad)
+
+
+@public
+def empty_like(input, *, dtype=None, device=None, requires_grad=False):
+    """Uninitialised memory with the shape, dtype and device of `input`. As torch.empty_like."""
+    return _make_like("empty_like", input, dtype, device, requires_grad)
+
+
+@public
+def full_like(input, fill_value, *, dtype=None, device=None, requires_grad=False):
+    """`fill_value` in the shape, dtype and device of `input`. As torch.full_like."""
+    out = _make_like("empty_like", input, dtype, device, False)
+    array = out._array if isinstance(out, Tensor) else out
+    array[...] = number("full_like", fill_value, dtypes.of(array))
+    if requires_grad:
+        out.requires_grad = True
+    return out
+
+
+def _new(name):
+    def method(self, *size, dtype=None, device=None, requires_grad=False, **named):
+        given = _size_name(f"new_{name}", size, named)
+        return _fill_new(name, f"new_{name}", size, given, self.dtype if dtype is None else dtype,
+                         self.device if device is None else device, requires_grad)
+
+    method.__name__ = f"new_{name}"
+    method.__doc__ = f"{name}() with this tensor's dtype and device unless given. As torch.Tensor.new_{name}."
+    return attach(f"new_{name}")(method)
+
+
+new_zeros, new_ones, new_empty = _new("zeros"), _new("ones"), _new("empty")
+
+
+@attach("new_full")
+def new_full(self, size, fill_value, *, dtype=None, device=None, requires_grad=False):
+    """full() with this tensor's dtype and device unless given. As torch.Tensor.new_full."""
+    return full(size, fill_value, dtype=self.dtype if dtype is None else dtype,
+                device=self.device if device is None else device, requires_grad=requires_grad)
+
+
+@attach("new_tensor")
+def new_tensor(self, data, *, dtype=None, device=None, requires_grad=False):
+    """tensor() with this tensor's dtype and device unless given. As torch.Tensor.new_tensor."""
+    return tensor(data, dtype=self.dtype if dtype is None else dtype,
+                  device=self.device if device is None else device, requires_grad=requires_grad)
+
+
+# positions
+
+def _triangle(op, row, col, offset, dtype, device, build):
+    if row < 0 or col < 0:
+        raise RuntimeError(f"[{op}] row and col must be non-negative, got {row} and {col}")
+    where = resolve(device)
+    array = np.stack(build(row, offset, col)).astype(dtypes.from_any(dtype or dtypes.int64).np)
+    return make(backend_for(where).from_host(array, where.index))
+
+
+@public
+def tril_indices(row, col, offset=0, *, dtype=None, device=None):
+    """(2, n) row and column numbers of the lower triangle. As torch.tril_indices."""
+    return _triangle("tril_indices", row, col, offset, dtype, device, np.tril_indices)
+
+
+@public
+def triu_indices(row, col, offset=0, *, dtype=None, device=None):
+    """(2, n) row and column numbers of the upper triangle. As torch.triu_indices."""
+    return _triangle("triu_indices", row, col, offset, dtype, device, np.triu_indices)
+

@@ -1,0 +1,50 @@
+"""Sums of rows by number, in a fixed order: what index and embedding gradients need."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.sparse import csc_matrix
+
+from ..autograd.operator import wide
+from ..backend.device import backend_of
+
+prod = math.prod
+
+
+def segment_sum(rows, index, n):
+    """out[k] = the sum of rows[j] over all j with index[j] == k, in the order of j: (m, d), (m,) int -> (n, d).
+
+    Half types accumulate in float32; integers and booleans in their own dtype.
+    """
+    out = (_on_host if rows.__class__ is np.ndarray else _portable)(wide(rows), index, n)
+    return out if out.dtype == rows.dtype else out.astype(rows.dtype)
+
+
+def _on_host(rows, index, n):
+    m, d = rows.shape
+    if m == 0 or d == 0:
+        return np.zeros((n, d), rows.dtype)
+    sums = rows.view(np.uint8) if rows.dtype == np.bool_ else rows
+    pick = csc_matrix((np.ones(m, sums.dtype), index, np.arange(m + 1)), shape=(n, m))
+    out = pick @ sums
+    return out.astype(np.bool_) if rows.dtype == np.bool_ else out
+
+
+def _portable(rows, index, n):
+    """Sort, then sum within each run of equal numbers by doubling the reach: log2(m) passes and no wait for the device."""
+    xp = backend_of(rows).xp
+    m = index.size
+    if m == 0 or rows.size == 0:
+        return xp.zeros((n, rows.shape[1]), rows.dtype)
+    order = xp.argsort(index, kind="stable")
+    key, sums = index.take(order), rows.take(order, axis=0)
+    zero = rows.dtype.type(0)
+    reach = 1
+    while reach < m:
+        same = (key[:-reach] == key[reach:])[:, None]
+        sums[:-reach] += xp.where(same, sums[reach:], zero)
+        reach *= 2
+    wanted = xp.arange(n, dtype=key.dtype)
+    first = xp.minimum(xp.searchsorted(key, wanted), m - 1)
+    return xp.where((key.take(first) == wanted)[:, None], sums.take(first, axis=0), zero)
