@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import tinytorch_gpu as tt
+from tinytorch_gpu.backend import device as devices
 from tinytorch_gpu.examples import command, corpus, curve, digits, gpt, run, settings
 
 TINY = (
@@ -35,7 +36,7 @@ UNIX = pytest.mark.skipif(os.name != "posix", reason="signals and file limits as
 def folder(tmp_path, monkeypatch):
     """Every test runs in an empty folder with a text of its own: 60 kB of words, the same in every run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TINYTORCH_DEVICE", str(devices.default_device()))  # for the processes that tests start
     random = np.random.default_rng(7)
     words = ["def", "return", "tensor", "grad", "for", "in", "range", "(x)", ":\n    ", "\n"]
     Path("text.txt").write_text(" ".join(random.choice(words, 12_000)))
@@ -210,7 +211,8 @@ def test_user_folder(tmp_path):
     names = {f"part{i % 3}/{i}.txt" for i in range(60)}
     assert c.held_names == sorted(n for n in names if corpus.held_out(n))
     whole = c.train.tobytes() + c.held.tobytes()
-    assert b"secret" not in whole and b"\0" not in whole and len(whole) == sum(len(f"file {i} " * 20) for i in range(60))
+    assert b"secret" not in whole and b"\0" not in whole
+    assert len(whole) == sum(len(f"file {i} " * 20) for i in range(60))
 
 
 def test_missing_empty_and_short_data(capsys, tmp_path):
@@ -335,6 +337,13 @@ def test_runs_are_numbered_and_never_overwritten(capsys):
     assert "runs/gpt-2" in capsys.readouterr().out.replace("\\", "/")
 
 
+def test_two_runs_that_start_at_once():
+    children = [start("--steps", "5") for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert {p.name for p in Path("runs").iterdir()} == {"gpt-1", "gpt-2", "gpt-3"}
+    assert all(len(rows(p)) == 5 for p in Path("runs").iterdir())
+
+
 def test_the_hint_about_a_gpu_is_shown(monkeypatch, capsys):
     if tt.tensor(0.0).device.type == "cuda":
         pytest.skip("the hint is for machines that do not train on their GPU")
@@ -372,9 +381,8 @@ def test_killed_at_any_moment_and_resumed_bit_for_bit():
         child = start("--steps", "60", "--out", "killed", *(["--resume"] if started else []))
         if attempt < 4:
             wanted = (len(rows("killed")) if started else 0) + int(random.integers(1, 20))
-            with contextlib.suppress(FileNotFoundError):
-                while child.poll() is None and (not Path("killed/metrics.csv").exists() or len(rows("killed")) < wanted):
-                    time.sleep(0.005)
+            while child.poll() is None and (not Path("killed/metrics.csv").exists() or len(rows("killed")) < wanted):
+                time.sleep(0.005)
             time.sleep(float(random.uniform(0, 0.05)))
             child.kill()
         out, error = child.communicate()
@@ -484,9 +492,11 @@ def test_disk_full_while_saving(capsys, monkeypatch):
 
 def test_a_folder_that_cannot_be_made(capsys):
     Path("file").touch()
-    assert train("--steps", "5", "--out", "file/run") == 1
-    error = capsys.readouterr().err
-    assert error.startswith("[train] ") and "--out" in error and "Traceback" not in error
+    Path("runs").touch()
+    for args in (["--out", "file/run"], []):
+        assert train("--steps", "5", *args) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("[train] ") and "--out" in error and "Traceback" not in error
 
 
 def test_a_diverging_run_keeps_its_last_checkpoint(capsys, monkeypatch):

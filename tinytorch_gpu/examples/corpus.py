@@ -42,7 +42,7 @@ def standard_library() -> list[tuple[str, bytes]]:
 
 
 def user_files(path: Path) -> list[tuple[str, bytes]]:
-    """(relative path, content) of a file, or of every text file below a folder; hidden and binary files are left out."""
+    """(relative path, content) of a file, or of every file below a folder that is neither hidden nor binary."""
     if path.is_file():
         return [(path.name, path.read_bytes())]
     if not path.is_dir():

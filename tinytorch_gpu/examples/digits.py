@@ -24,14 +24,14 @@ class Settings:
     out: str = option("", "folder of the run; runs/digits-1, runs/digits-2, ... where none is named", later=True)
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
-    seed: int = option(0, "of the weights and the order of the images", least=0, most=2**32 - 1)
+    seed: int = option(0, "seed of the weights and the order of the images", least=0, most=2**32 - 1)
     channels: int = option(32, "channels of the first convolution; the second has twice as many", gpu=64, least=1)
     dropout: float = option(0.2, "chance of dropping a feature before the last layer", least=0, most=0.99)
     shift: int = option(1, "pixels that a training image is moved by, at most", least=0, most=3)
     batch: int = option(64, "images in a step", gpu=128, least=1)
     steps: int = option(800, "steps of training", least=1)
     lr: float = option(3e-3, "highest learning rate", least=0)
-    warmup: int = option(40, "steps until the learning rate is at its highest; it then falls along a cosine", least=0)
+    warmup: int = option(40, "steps of rising learning rate; it then falls along a cosine", least=0)
     weight_decay: float = option(0.05, "AdamW's weight decay, of the matrices only", least=0)
     clip: float = option(1.0, "largest norm of the gradient", least=0)
     log_every: int = option(10, "steps between rows of metrics.csv", least=1)
@@ -143,7 +143,8 @@ def main(argv) -> int:
     run.draw("cross-entropy, nats")
     predicted = test_predictions(model, digits, device)
     right = predicted == digits.test_labels
-    print(f"test accuracy: {100 * right.mean():.2f}% ({right.sum()} of {len(right)}) after {run.seconds:.0f} s of training")
+    score = f"{100 * right.mean():.2f}% ({right.sum()} of {len(right)})"
+    print(f"test accuracy: {score} after {run.seconds:.0f} s of training")
     wrong = [f"a {digits.test_labels[i]} read as {predicted[i]}" for i in np.flatnonzero(~right)]
     if wrong:
         print(f"mistakes: {', '.join(wrong[:8])}{', ...' if len(wrong) > 8 else ''}")

@@ -25,6 +25,7 @@ from .settings import UserError
 
 FORMAT = "tinytorch_gpu run 1"
 CHECKPOINT = "checkpoint.safetensors"
+RUNS = Path("runs")
 COLUMNS = ("step", "loss", "lr", "grad_norm", "per_second", "memory_mib", "held_out")
 
 
@@ -38,22 +39,27 @@ class Run:
     def __init__(self, program: str, cls, given: dict, unit: str):
         self.program, self.unit = program, unit
         self.step, self.seconds, self.rows, self._saved = 0, 0.0, [], None
-        resume = given.get("resume", False)
-        self.folder = find_folder(program, given.get("out", ""), resume)
-        self.checkpoint = self.folder / CHECKPOINT
-        given = {**given, "out": str(self.folder)}
-        if resume:
+        out = given.get("out", "")
+        self.folder = Path(out) if out else None
+        if given.get("resume"):
+            self.folder = self.folder or last_run(program)
             self._saved = self._read()
             self.settings = options.resumed(cls, self._saved["settings"], given)
             self.step, self.seconds = self._saved["step"], self._saved["seconds"]
             self.device = choose_device(self.settings.device)
         else:
+            if out and self.checkpoint.exists():
+                raise UserError(f"[train] {out} holds a run already: continue it with --resume, or name another --out")
             options.fill(cls, given, on_gpu=False)  # bad values are named before a device is looked for
             self.device = choose_device(given.get("device", "auto"))
             self.settings = options.fill(cls, given, on_gpu=self.device.type == "cuda")
         self._on_disk = self.step  # the step of the checkpoint; 0 before there is one
 
     # ---- checkpoints ----
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / CHECKPOINT
 
     def _read(self) -> dict:
         if not self.checkpoint.is_file():
@@ -95,7 +101,9 @@ class Run:
                     "put a copy in its place, or start a new run without --resume"
                 ) from None
             self._saved = None
-        with self._writing(self.folder):
+        with self._writing(self.folder or RUNS):
+            if self.folder is None:
+                self.folder = new_folder(self.program)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = self._open_metrics(self.folder / "metrics.csv")
         self._mark = self._began = time.perf_counter()
@@ -122,7 +130,7 @@ class Run:
         try:
             yield
         except OSError as error:
-            kept = f"the checkpoint of step {self._on_disk} is whole, continue from it with --resume --out {self.folder}"
+            kept = f"the checkpoint of step {self._on_disk} is whole: continue with --resume --out {self.folder}"
             raise UserError(
                 f"[train] {path} cannot be written ({error.strerror or error}): make room or name another folder "
                 f"with --out; {kept if self._on_disk else 'nothing was saved before'}"
@@ -210,7 +218,7 @@ class Run:
         return 128 + self.stopped
 
     def draw(self, ylabel: str, held_out: str | None = None) -> None:
-        """Prints the loss curve and writes curve.png; `held_out` names the held-out curve where it has the same unit."""
+        """Prints the loss curve and writes curve.png; `held_out` names the curve of that column, in the same unit."""
         if not self.rows:
             return
         steps = [int(row["step"]) for row in self.rows]
@@ -227,22 +235,34 @@ class Run:
         print(f"{self.folder}: {CHECKPOINT}, metrics.csv{', curve.png' if drawn else ''}{note}")
 
 
-def find_folder(program: str, out: str, resume: bool) -> Path:
-    """The folder of a new or a resumed run; `out` where it is given, else runs/<program>-<number>."""
-    if out:
-        if not resume and (Path(out) / CHECKPOINT).exists():
-            raise UserError(f"[train] {out} holds a run already: continue it with --resume, or name another --out")
-        return Path(out)
-    runs, numbers = Path("runs"), [0]
-    for path in runs.glob(f"{program}-*"):
-        number = path.name.removeprefix(f"{program}-")
-        if number.isdecimal() and (not resume or (path / CHECKPOINT).exists()):
-            numbers.append(int(number))
-    if resume and max(numbers) == 0:
-        raise UserError(
-            f"[resume] {runs.resolve()} has no {program} run: name its folder with --out, or start one without --resume"
-        )
-    return runs / f"{program}-{max(numbers) + (not resume)}"
+def numbered(program: str) -> list[tuple[int, Path]]:
+    """(number, folder) of the runs/<program>-<number> there are, in order."""
+    found = ((path.name.removeprefix(f"{program}-"), path) for path in RUNS.glob(f"{program}-*"))
+    return sorted((int(number), path) for number, path in found if number.isdecimal())
+
+
+def last_run(program: str) -> Path:
+    """The newest numbered folder with a checkpoint. Raises UserError where there is none."""
+    for _, path in reversed(numbered(program)):
+        if (path / CHECKPOINT).exists():
+            return path
+    raise UserError(
+        f"[resume] {RUNS.resolve()} has no {program} run with a checkpoint: name its folder with --out, "
+        "or start a run without --resume"
+    )
+
+
+def new_folder(program: str) -> Path:
+    """Makes the next numbered folder; of two processes that start at once, each gets its own."""
+    while True:
+        path = RUNS / f"{program}-{max((number for number, _ in numbered(program)), default=0) + 1}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not path.exists():  # `runs` itself is a file
+                raise
+        else:
+            return path
 
 
 def warmup_cosine(step: int, warmup: int, steps: int) -> float:
