@@ -307,10 +307,10 @@ def watched(see):
             c.apply = originals[c]
 
 
-def operators_of(case, seed=0):
-    """The operator classes that the forward of a line applies."""
+def operators_of(case, name=None):
+    """The operator classes that the forward of a line applies, in dtype `name`."""
     seen = []
-    inputs = [tensor(a) for a in case.draw(np.random.default_rng(seed), case.dtypes()[0])]
+    inputs = [tensor(a) for a in case.draw(np.random.default_rng(0), name or case.dtypes()[0])]
     with watched(lambda cls, *rest: seen.append(cls)):
         case.fn(ours, *inputs)
     return seen
