@@ -1,0 +1,85 @@
+"""Embedding: rows of a table by number; the gradient sums rows in a fixed order."""
+from __future__ import annotations
+
+import math
+
+from .. import ops
+from ..autograd.operator import Operator, array_of
+from ..backend import dtypes
+from ..backend.device import backend_of
+from .registry import public
+from .segments import segment_sum
+
+
+class Embedding(Operator):
+    """weight[index]: (rows, dim), (...) -> (..., dim). Saves nothing but the numbers."""
+
+    def forward(node, weight, index, padding):
+        node.index, node.padding, node.rows = index, padding, weight.shape[0]
+        return weight.take(index, axis=0)
+
+    def backward(node, grad):
+        return ops.embedding_backward(grad, node.index, node.rows, node.padding)
+
+
+class EmbeddingBackward(Operator):
+    """The sum of gradients of each row, in the order of the numbers; nothing for the padding row."""
+
+    def forward(node, grad, index, rows, padding):
+        node.index, node.padding = index, padding
+        flat = grad.reshape(math.prod(index.shape), grad.shape[-1])
+        out = segment_sum(flat, index.reshape(-1), rows)
+        if padding is not None:
+            out[padding] = 0
+        return out
+
+    def backward(node, grad):
+        if node.padding is not None:
+            keep = backend_of(node.index).xp.ones((array_of(grad).shape[0], 1), "?")
+            keep[node.padding] = False
+            grad = ops.where(keep, grad, ops.zeros_like(grad))
+        return ops.embedding_rows(grad, node.index)
+
+
+@public
+def embedding_rows(weight, index):
+    """weight[index] for a raw integer array; internal."""
+    return Embedding.apply(weight, index=index, padding=None)
+
+
+@public
+def embedding_backward(grad, index, rows, padding):
+    """The adjoint of `embedding_rows`; internal."""
+    return EmbeddingBackward.apply(grad, index=index, rows=rows, padding=padding)
+
+
+@public(functional=True)
+def embedding(input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False):
+    """Rows of `weight` (rows, dim) by the numbers in `input` (...), int32 or int64 -> (..., dim).
+
+    The row `padding_idx` gets no gradient. As torch.nn.functional.embedding.
+    Raises: IndexError for a number outside the table (on the CPU); NotImplementedError for max_norm,
+    scale_grad_by_freq and sparse.
+    """
+    if max_norm is not None or scale_grad_by_freq or sparse:
+        raise NotImplementedError("[embedding] max_norm, scale_grad_by_freq and sparse=True are not there")
+    if norm_type != 2.0:
+        raise NotImplementedError("[embedding] norm_type belongs to max_norm, which is not there")
+    index, table = array_of(input), array_of(weight)
+    if index.dtype not in (dtypes.int64.np, dtypes.int32.np):
+        raise RuntimeError(f"[embedding] expected indices of int32 or int64, got {dtypes.of(index).name}")
+    if table.ndim != 2:
+        raise RuntimeError(f"[embedding] 'weight' must be 2-D, got shape {list(table.shape)}")
+    backend = backend_of(table)
+    if backend_of(index) is not backend:
+        raise RuntimeError("[embedding] expected all tensors to be on the same device, but found indices on "
+                           f"{backend_of(index).device_of(index)} and weight on {backend.device_of(table)}")
+    rows = table.shape[0]
+    if padding_idx is not None:
+        if not -rows <= padding_idx < rows:
+            raise ValueError(f"[embedding] padding_idx {padding_idx} must be within the {rows} rows")
+        padding_idx %= rows
+    if backend.type == "cpu" and index.size and not (0 <= int(index.min()) and int(index.max()) < rows):
+        bad = int(index.min()) if int(index.min()) < 0 else int(index.max())
+        raise IndexError(f"[embedding] index out of range in self: {bad} is not within the {rows} rows of the table")
+    return Embedding.apply(weight, index=index, padding=padding_idx)
