@@ -226,6 +226,13 @@ def test_missing_empty_and_short_data(capsys, tmp_path):
     assert not Path("runs").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that cannot be read even by root")
+def test_unreadable_data(capsys):
+    assert gpt.main([*TINY, "--data", "/proc/self/mem"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("[data] /proc/self/mem cannot be read") and error.count("\n") == 1
+
+
 def test_compressors_are_the_ones_named():
     c = corpus.Corpus("text.txt")
     found = c.compressed()
@@ -412,6 +419,15 @@ def test_ctrl_c_saves_and_the_run_continues(number):
     assert again.wait() == 0, again.communicate()[1]
     assert alone.wait() == 0, alone.communicate()[1]
     assert_same_run("alone", "stopped")
+
+
+def test_a_half_written_row_is_dropped():
+    assert train("--steps", "6", "--out", "r") == 0
+    good = Path("r/metrics.csv").read_bytes()
+    for left in (b"7,1.2", b"7,a,b,c,d,e,f\n", b"5,1,1,1,1,x,1\n", bytes(20), b"\xff\xfe\n", b"7,1,1,1,1,1,1\n"):
+        Path("r/metrics.csv").write_bytes(good + left)
+        assert train("--resume", "--steps", "6", "--out", "r") == 0
+        assert Path("r/metrics.csv").read_bytes() == good, left
 
 
 def test_resume_refuses_what_would_change_the_weights(capsys):

@@ -25,6 +25,15 @@ def held_out(name: str) -> bool:
     return zlib.crc32(name.encode()) % 20 == 0
 
 
+def read(path: Path) -> bytes:
+    """The file's content. Raises UserError where the system refuses it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"[data] {path} cannot be read ({why}): give readable text with --data") from None
+
+
 def standard_library() -> list[tuple[str, bytes]]:
     """(top-level module, source) of the running Python's own library, sorted by path."""
     root = Path(sysconfig.get_paths()["stdlib"])
@@ -32,7 +41,7 @@ def standard_library() -> list[tuple[str, bytes]]:
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if LEFT_OUT.isdisjoint(parts) and not parts[0].startswith(("config-", "lib-", "_sysconfigdata")):
-            files.append((parts[0].removesuffix(".py"), path.read_bytes()))
+            files.append((parts[0].removesuffix(".py"), read(path)))
     if sum(len(text) for _, text in files) < 1_000_000:
         raise UserError(
             f"[data] this Python came without the sources of its standard library (looked in {root}): "
@@ -44,7 +53,7 @@ def standard_library() -> list[tuple[str, bytes]]:
 def user_files(path: Path) -> list[tuple[str, bytes]]:
     """(relative path, content) of a file, or of every file below a folder that is neither hidden nor binary."""
     if path.is_file():
-        return [(path.name, path.read_bytes())]
+        return [(path.name, read(path))]
     if not path.is_dir():
         raise UserError(f"[data] {path} is no file and no folder: give --data the path of a text file or a folder")
     files = []
@@ -53,7 +62,7 @@ def user_files(path: Path) -> list[tuple[str, bytes]]:
         for name in sorted(names):
             file = Path(folder, name)
             if not name.startswith(".") and file.is_file():
-                text = file.read_bytes()
+                text = read(file)
                 if b"\0" not in text[:8192]:
                     files.append((file.relative_to(path).as_posix(), text))
     if not files:

@@ -141,16 +141,13 @@ class Run:
     def _open_metrics(self, path: Path):
         """Keeps the rows up to the checkpoint, drops what a killed process wrote after it, and appends from there."""
         if self.step and path.exists():
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    whole = tuple(row) == COLUMNS and None not in row.values()
-                    if whole and row["step"].isdecimal() and int(row["step"]) <= self.step:
-                        self.rows.append({name: float(cell) if cell else math.nan for name, cell in row.items()})
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                self.rows = [row for row in map(_row, csv.reader(file)) if row and row["step"] <= self.step]
         partial = path.with_name(path.name + ".partial")
-        with partial.open("w", newline="") as file:
+        with partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([COLUMNS, *map(_cells, self.rows)])
         os.replace(partial, path)
-        return path.open("a", newline="")
+        return path.open("a", newline="", encoding="utf-8")
 
     def log(self, amount: int, **values) -> None:
         """Writes a row of metrics.csv for this step and shows it; `amount` is the work in units since the last row."""
@@ -275,3 +272,13 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
 def _cells(row: dict) -> list[str]:
     """A row as text; 9 digits tell any two float32 values apart."""
     return ["" if math.isnan(row[name]) else f"{row[name]:.9g}" for name in COLUMNS]
+
+
+def _row(cells: list[str]) -> dict | None:
+    """A line of metrics.csv as a row; None for the header and for what a killed process left half-written."""
+    if len(cells) != len(COLUMNS) or not cells[0].isdecimal():
+        return None
+    try:
+        return {name: float(cell) if cell else math.nan for name, cell in zip(COLUMNS, cells, strict=True)}
+    except ValueError:
+        return None
