@@ -2,7 +2,7 @@
 from .registry import PUBLIC  # noqa: F401  (the families below fill it)
 from . import foundation, arithmetic, comparison, pointwise  # noqa: E402,F401
 from . import creation, shape, parts, indexing  # noqa: E402,F401
-from . import matmul, einsum, embedding, dropout, attention  # noqa: E402,F401
-from . import reduction, scan, statistics  # noqa: E402,F401
+from . import matmul, einsum, embedding, dropout, attention, convolution, pooling  # noqa: E402,F401
+from . import reduction, scan, statistics, activation, softmax, loss, classification  # noqa: E402,F401
 
 globals().update(PUBLIC)  # functions over the modules of the same name: ops.softmax is the function (keep this last)
