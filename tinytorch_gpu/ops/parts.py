@@ -5,7 +5,7 @@ import numpy as np
 
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
-from ..tensor import Tensor, attach
+from ..tensor import Tensor
 from .. import ops
 from .registry import public
 
@@ -144,9 +144,3 @@ def _set_part(part):
 
 Tensor.real = property(_get_real, _set_part(real), doc="The real part, a view. As torch.Tensor.real.")
 Tensor.imag = property(_get_imag, _set_part(imag), doc="The imaginary part, a view. As torch.Tensor.imag.")
-
-
-@attach("is_complex")
-def is_complex(self) -> bool:
-    """Whether the dtype is complex."""
-    return self._array.dtype.kind == "c"
