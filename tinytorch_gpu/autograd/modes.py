@@ -31,16 +31,22 @@ class _Mode:
             @functools.wraps(function)
             def generate(*args, **kwargs):
                 generator = function(*args, **kwargs)
-                value = None
-                try:
-                    while True:
+                resume, value = generator.send, None
+                while True:
+                    try:
                         with self._clone():  # the mode holds inside the generator, not in its consumer
-                            item = generator.send(value)
+                            item = resume(value)
+                    except StopIteration as stop:
+                        return stop.value
+                    try:
                         value = yield item
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    generator.close()
+                        resume = generator.send
+                    except GeneratorExit:
+                        with self._clone():
+                            generator.close()
+                        raise
+                    except BaseException as e:  # the consumer's throw() goes on into the generator
+                        resume, value = generator.throw, e
 
             return generate
 
