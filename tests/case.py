@@ -212,7 +212,7 @@ def host(value):
         if str(value.dtype) == "torch.bfloat16":
             return value.float().numpy().astype(BF16)
         return value.numpy()
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (np.ndarray, np.generic, list, float, int, complex)):
         return np.asarray(value)
     return backend_of(value).to_host(value)
 
