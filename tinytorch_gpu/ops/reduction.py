@@ -299,9 +299,9 @@ def _selecting(cls, whole, result, name, input, dim, keepdim):
 
 @public(method=True)
 def max(input, dim=None, keepdim=False, *, other=None):
-    """The largest element; with `dim` the pair (values, indices); of two tensors the larger, elementwise. As torch.max.
+    """The largest element; with `dim` the pair (values, indices); of two tensors the larger, elementwise.
 
-    Raises: RuntimeError or IndexError over nothing.
+    As torch.max. Raises: RuntimeError or IndexError over nothing.
     """
     other = dim if other is None and (isinstance(dim, Tensor) or is_array(dim)) else other
     if other is not None:
@@ -311,9 +311,9 @@ def max(input, dim=None, keepdim=False, *, other=None):
 
 @public(method=True)
 def min(input, dim=None, keepdim=False, *, other=None):
-    """The smallest element; with `dim` the pair (values, indices); of two tensors the smaller, elementwise. As torch.min.
+    """The smallest element; with `dim` the pair (values, indices); of two tensors the smaller, elementwise.
 
-    Raises: RuntimeError or IndexError over nothing.
+    As torch.min. Raises: RuntimeError or IndexError over nothing.
     """
     other = dim if other is None and (isinstance(dim, Tensor) or is_array(dim)) else other
     if other is not None:
@@ -328,8 +328,8 @@ def _where_is(cls, name, input, dim, keepdim):
         dim = axis_of(name, dim, array.ndim)
         dim = None if array.ndim == 0 else dim
     if dim is None and not array.size:
-        raise IndexError(f"[{name}] Expected reduction dim to be specified for input.numel() == 0. Specify the reduction "
-                         "dim with the 'dim' argument.")
+        raise IndexError(f"[{name}] Expected reduction dim to be specified for input.numel() == 0. Specify the "
+                         "reduction dim with the 'dim' argument.")
     _nonempty(name, array, None if dim is None else (dim,))
     return cls.apply(input, dim=dim, keepdim=keepdim)
 

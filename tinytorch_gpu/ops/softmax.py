@@ -1,0 +1,118 @@
+"""softmax and log_softmax along one dimension, without overflow."""
+from __future__ import annotations
+
+from .. import ops
+from ..autograd.operator import Operator, array_of
+from ..backend import dtypes
+from .axes import axis_of, real_only
+from .registry import public
+
+
+def _below_top(xp, x, dim):
+    """x - max(x) along `dim`, in an array of its own; a row of -inf becomes NaN, as in PyTorch."""
+    if not x.size:
+        return x.copy()
+    with dtypes.quiet():
+        return xp.subtract(x, x.max(axis=dim, keepdims=True))
+
+
+class Softmax(Operator):
+    """exp(x) / sum(exp(x)) along `dim`; the output is saved."""
+
+    __slots__ = ("dim",)
+    opmath = True
+    promotion = "float"
+
+    def forward(node, x, dim):
+        node.dim = dim
+        y = _below_top(node.xp, x, dim)
+        with dtypes.quiet():
+            node.xp.exp(y, out=y)
+            node.xp.multiply(y, node.xp.reciprocal(y.sum(axis=dim, keepdims=True)), out=y)
+        node.save(y)
+        return y
+
+    def backward(node, grad):
+        (y,) = node.saved
+        return SoftmaxGradient.apply(grad, y, dim=node.dim)
+
+
+class SoftmaxGradient(Operator):
+    """y * (grad - sum(grad * y)) in four passes; from the output y."""
+
+    __slots__ = ("dim",)
+    opmath = True
+
+    def forward(node, grad, y, dim):
+        node.dim = dim
+        node.save(grad, y)
+        xp = node.xp
+        out = xp.multiply(grad, y)
+        total = out.sum(axis=dim, keepdims=True)
+        xp.subtract(grad, total, out=out)
+        return xp.multiply(out, y, out=out)
+
+    def backward(node, h):
+        grad, y = node.saved
+        d = node.dim
+        hy = ops.sum(ops.mul(h, y), d, True)
+        apart = ops.sub(grad, ops.sum(ops.mul(grad, y), d, True))
+        return SoftmaxGradient.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
+
+
+class LogSoftmax(Operator):
+    """x - log(sum(exp(x))) along `dim`; the output is saved."""
+
+    __slots__ = ("dim",)
+    opmath = True
+    promotion = "float"
+
+    def forward(node, x, dim):
+        node.dim = dim
+        xp = node.xp
+        y = _below_top(xp, x, dim)
+        with dtypes.quiet():
+            xp.subtract(y, xp.log(xp.exp(y).sum(axis=dim, keepdims=True)), out=y)
+        node.save(y)
+        return y
+
+    def backward(node, grad):
+        (y,) = node.saved
+        return ops.sub(grad, ops.mul(ops.exp(y), ops.sum(grad, node.dim, True)))
+
+
+def _along(cls, name, input, dim, dtype):
+    if dtype is not None:
+        input = ops.cast(input, dtypes.from_any(dtype).np)
+    array = array_of(input)
+    real_only(name, array)
+    if dim is None:
+        raise TypeError(f"[{name}] missing argument dim: name the dimension along which the results sum to 1")
+    axis = axis_of(name, dim, array.ndim)
+    if array.ndim == 0:
+        return ops.reshape(cls.apply(ops.reshape(input, (1,)), dim=0), ())
+    return cls.apply(input, dim=axis)
+
+
+@public(method=True)
+def softmax(input, dim=None, dtype=None):
+    """exp(input) / sum(exp(input)) along `dim`; `dtype` converts first. Same shape. As torch.nn.functional.softmax.
+
+    Raises: TypeError without a dim, IndexError when it is out of range.
+    """
+    return _along(Softmax, "softmax", input, dim, dtype)
+
+
+@public(method=True)
+def log_softmax(input, dim=None, dtype=None):
+    """log(softmax(input, dim)), without overflow; `dtype` converts first. As torch.nn.functional.log_softmax.
+
+    Raises: TypeError without a dim, IndexError when it is out of range.
+    """
+    return _along(LogSoftmax, "log_softmax", input, dim, dtype)
+
+
+@public(functional=True)
+def softmin(input, dim=None, dtype=None):
+    """softmax(-input, dim). As torch.nn.functional.softmin."""
+    return softmax(ops.neg(input), dim, dtype)
