@@ -26,13 +26,6 @@ EMPTY = [((0, 4), (4, 5)), ((3, 0), (0, 5)), ((3, 4), (4, 0)), ((2, 3, 0), (0, 5
          ((0, 3, 4), (0, 4, 5)), ((2, 3, 0), (2, 0, 5)), ((0, 1, 3, 4), (5, 4, 2))]
 
 
-@pytest.fixture
-def rng():
-    seed = int(np.random.SeedSequence().entropy % 2**32)
-    print("seed", seed)
-    return np.random.default_rng(seed)
-
-
 def draw(rng, shape, dtype):
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
