@@ -1,10 +1,20 @@
 """The table of operators: one line each (more for options); tests/test_ops.py makes the tests. See case.py for the words."""
 from __future__ import annotations
 
+import numpy as np
 from case import CASES, B, Case, I, R, S  # noqa: F401
 
-from tinytorch_gpu.autograd.operator import REGISTRY
-from tinytorch_gpu.backend.device import device, resolve
+from tinytorch_gpu.autograd.operator import REGISTRY, array_of
+from tinytorch_gpu.backend.device import backend_for, device, resolve
+from tinytorch_gpu.backend.random import bernoulli
+from tinytorch_gpu.ops.convolution import Geometry
+from tinytorch_gpu.ops.pooling import Windows
+
+
+def on_device(array):
+    """A constant host array on the default device."""
+    return backend_for(resolve()).from_host(array)
+
 
 # foundation
 
@@ -28,3 +38,339 @@ Case("Mul", lambda t, x, y: t.mul(x, y), R(3, 4), R(4), integer=True, boolean=Tr
 Case("Neg", lambda t, x: t.neg(x), R(3, 4), integer=True)
 Case("Conj", lambda t, x: t.conj(x), R(3, 4), integer=True)
 Case("Tanh", lambda t, x: t.tanh(x), R(3, 4), integer=True, boolean=True)
+
+# arithmetic of two operands, and functions of one
+
+Case("Div", lambda t, x, y: t.div(x, y), R(3, 4), R(4, nonzero=True), integer=True)
+Case("Div floor", lambda t, x, y: t.div(x, y, rounding_mode="floor"), R(3, 4), R(4, nonzero=True), complex=False,
+     integer=True, differentiable=False, nonfinite=False, half=False,
+     why="inf // x is NaN in NumPy and inf in PyTorch; half divides in float32 here")
+Case("Div trunc", lambda t, x, y: t.div(x, y, rounding_mode="trunc"), R(3, 4), R(4, nonzero=True), complex=False,
+     integer=True, gradcheck=False, half=False, why="piecewise constant; half divides in float32 here")
+Case("Pow", lambda t, x, y: t.pow(x, y), R(3, 4, positive=True), R(4))
+Case("Pow number", lambda t, x: t.pow(x, 3), R(3, 4), integer=True)
+Case("Pow square", lambda t, x: t.pow(x, 2), R(3, 4), integer=True)
+Case("Pow root", lambda t, x: t.pow(x, 0.5), R(3, 4, positive=True))
+Case("Pow base", lambda t, x: t.pow(2.5, x), R(3, 4))
+Case("Maximum", lambda t, x, y: t.maximum(x, y), R(3, 4), R(4), complex=False, integer=True, boolean=True)
+Case("Minimum", lambda t, x, y: t.minimum(x, y), R(3, 4), R(3, 1), complex=False, integer=True, boolean=True)
+Case("Remainder", lambda t, x, y: t.remainder(x, y), R(3, 4, low=0.1, high=0.9), R(4, low=1.0, high=2.0), complex=False,
+     half=False, nonfinite=False, why="remainders of half types round before the floor; of infinity they differ by library")
+Case("Fmod", lambda t, x, y: t.fmod(x, y), R(3, 4, low=0.1, high=0.9), R(4, low=1.0, high=2.0), complex=False,
+     half=False, nonfinite=False, why="as Remainder")
+Case("FloorDivide", lambda t, x, y: t.floor_divide(x, y), R(3, 4), R(4, nonzero=True), complex=False, integer=True,
+     half=False, differentiable=False, nonfinite=False, why="as Div floor")
+Case("Atan2", lambda t, x, y: t.atan2(x, y), R(3, 4, nonzero=True), R(4, nonzero=True), complex=False, integer=True)
+Case("Lerp", lambda t, x, y, w: t.lerp(x, y, w), R(3, 4), R(3, 4), R(4), nonfinite=False,
+     why="inf - inf inside: PyTorch switches the formula at weight 0.5")
+Case("Add addcmul", lambda t, x, y, z: t.addcmul(x, y, z, value=2), R(3, 4), R(4), R(3, 1))
+Case("Add addcdiv", lambda t, x, y, z: t.addcdiv(x, y, z, value=2), R(3, 4), R(4), R(3, 1, nonzero=True))
+Case("Abs", lambda t, x: t.abs(x), R(3, 4, nonzero=True), integer=True)
+Case("Sgn", lambda t, x: t.sgn(x), R(3, 4, nonzero=True), integer=True)
+Case("Exp", lambda t, x: t.exp(x), R(3, 4), integer=True)
+Case("Exp2", lambda t, x: t.exp2(x), R(3, 4), complex=False, integer=True)
+Case("Expm1", lambda t, x: t.expm1(x), R(3, 4), integer=True)
+Case("Log", lambda t, x: t.log(x), R(3, 4, positive=True), integer=True)
+Case("Log2", lambda t, x: t.log2(x), R(3, 4, positive=True))
+Case("Log10", lambda t, x: t.log10(x), R(3, 4, positive=True))
+Case("Log1p", lambda t, x: t.log1p(x), R(3, 4, positive=True))
+Case("Sin", lambda t, x: t.sin(x), R(3, 4), integer=True)
+Case("Cos", lambda t, x: t.cos(x), R(3, 4), integer=True)
+Case("Tan", lambda t, x: t.tan(x), R(3, 4, low=-1, high=1))
+Case("Asin", lambda t, x: t.asin(x), R(3, 4, low=-0.9, high=0.9))
+Case("Acos", lambda t, x: t.acos(x), R(3, 4, low=-0.9, high=0.9))
+Case("Atan", lambda t, x: t.atan(x), R(3, 4, low=-0.9, high=0.9))
+Case("Sinh", lambda t, x: t.sinh(x), R(3, 4))
+Case("Cosh", lambda t, x: t.cosh(x), R(3, 4))
+Case("Asinh", lambda t, x: t.asinh(x), R(3, 4, low=-0.9, high=0.9))
+Case("Acosh", lambda t, x: t.acosh(x), R(3, 4, low=1.2, high=3))
+Case("Atanh", lambda t, x: t.atanh(x), R(3, 4, low=-0.9, high=0.9))
+Case("Sqrt", lambda t, x: t.sqrt(x), R(3, 4, positive=True), integer=True)
+Case("Rsqrt", lambda t, x: t.rsqrt(x), R(3, 4, positive=True))
+Case("Reciprocal", lambda t, x: t.reciprocal(x), R(3, 4, nonzero=True))
+Case("Erf", lambda t, x: t.erf(x), R(3, 4), complex=False)
+Case("Erfc", lambda t, x: t.erfc(x), R(3, 4), complex=False)
+Case("Erfinv", lambda t, x: t.erfinv(x), R(3, 4, low=-0.9, high=0.9), complex=False)
+Case("Floor", lambda t, x: t.floor(x), R(3, 4), complex=False, integer=True)
+Case("Ceil", lambda t, x: t.ceil(x), R(3, 4), complex=False, integer=True)
+Case("Trunc", lambda t, x: t.trunc(x), R(3, 4), complex=False, integer=True)
+Case("Round", lambda t, x: t.round(x), R(3, 4), complex=False, integer=True)
+Case("Sub frac", lambda t, x: t.frac(x), R(3, 4), complex=False, nonfinite=False, why="inf - inf is NaN, PyTorch's frac too")
+
+# comparison, logic, selection
+
+for _name in ("eq", "ne"):
+    Case(_name.capitalize(), lambda t, x, y, name=_name: getattr(t, name)(x, y), R(3, 4), R(4), integer=True,
+         boolean=True, differentiable=False)
+for _name in ("lt", "le", "gt", "ge"):
+    Case(_name.capitalize(), lambda t, x, y, name=_name: getattr(t, name)(x, y), R(3, 4), R(4), integer=True,
+         boolean=True, complex=False, differentiable=False)
+for _name in ("and", "or", "xor"):
+    Case("Logical" + _name.capitalize(), lambda t, x, y, name=_name: getattr(t, "logical_" + name)(x, y), R(3, 4), R(4),
+         integer=True, boolean=True, differentiable=False)
+    Case("Bitwise" + _name.capitalize(), lambda t, x, y, name=_name: getattr(t, "bitwise_" + name)(x, y),
+         I(3, 4, n=50), I(4, n=50), differentiable=False)
+Case("BitwiseLeftShift", lambda t, x, y: t.bitwise_left_shift(x, y), I(3, 4, n=50), I(4, n=5), differentiable=False)
+Case("BitwiseRightShift", lambda t, x, y: t.bitwise_right_shift(x, y), I(3, 4, n=50), I(4, n=5), differentiable=False)
+Case("BitwiseNot", lambda t, x: t.bitwise_not(x), I(3, 4, n=50), differentiable=False)
+Case("BitwiseNot bool", lambda t, x: t.bitwise_not(x), B(3, 4), differentiable=False)
+Case("LogicalNot", lambda t, x: t.logical_not(x), R(3, 4), integer=True, boolean=True, differentiable=False)
+for _name in ("isnan", "isinf", "isfinite"):
+    Case(_name.capitalize(), lambda t, x, name=_name: getattr(t, name)(x), R(3, 4), integer=True, differentiable=False)
+Case("LogicalOr isclose", lambda t, x, y: t.isclose(x, y, rtol=0.5), R(3, 4), R(4), differentiable=False)
+Case("Where", lambda t, c, x, y: t.where(c, x, y), B(3, 4), R(3, 1), R(4), integer=True)
+Case("Clamp", lambda t, x: t.clamp(x, -0.7, 1.1), R(3, 4), complex=False, integer=True)
+Case("Clamp tensors", lambda t, x, a, b: t.clamp(x, a, b), R(3, 4), R(4, low=-2, high=-0.5), R(3, 1, low=0.5, high=2),
+     complex=False)
+Case("Clamp min", lambda t, x: t.clamp_min(x, 0.3), R(3, 4), complex=False)
+Case("Clamp max", lambda t, x: t.clamp_max(x, 0.3), R(3, 4), complex=False)
+Case("NanToNum", lambda t, x: t.nan_to_num(x, 0.5, 2.0, -2.0), R(3, 4), complex=False, integer=True)
+
+# products
+
+Case("Gemm", lambda t, a, b: t.matmul(a, b), R(3, 4), R(4, 5), nonfinite=False, integer=True,
+     why="0 * inf inside a blocked product depends on the library's order")
+Case("Gemm batched", lambda t, a, b: t.matmul(a, b), R(2, 1, 3, 4), R(5, 4, 2), nonfinite=False, why="as Gemm")
+Case("Gemm folded", lambda t, a, b: t.matmul(a, b), R(2, 3, 4), R(4, 2), nonfinite=False, why="as Gemm")
+Case("Gemm vectors", lambda t, a, b: t.matmul(a, b), R(4), R(4), nonfinite=False, why="as Gemm")
+Case("Gemm vector left", lambda t, a, b: t.matmul(a, b), R(4), R(2, 4, 3), nonfinite=False, why="as Gemm")
+Case("Gemm vector right", lambda t, a, b: t.matmul(a, b), R(2, 3, 4), R(4), nonfinite=False, why="as Gemm")
+Case("Gemm addmm", lambda t, c, a, b: t.addmm(c, a, b, beta=0.5, alpha=2), R(5), R(3, 4), R(4, 5), nonfinite=False,
+     why="as Gemm")
+Case("Gemm flags", lambda t, a, b: t.gemm(a, b, True, True), R(2, 4, 3), R(2, 5, 4), nonfinite=False, why="as Gemm",
+     torch=lambda t, a, b: t.matmul(a.mT, b.mT))
+Case("Mul outer", lambda t, a, b: t.outer(a, b), R(3), R(4))
+Case("Gemm vdot", lambda t, a, b: t.vdot(a, b), R(4), R(4), nonfinite=False, why="as Gemm")
+Case("Gemm tensordot", lambda t, a, b: t.tensordot(a, b, ([2, 0], [1, 2])), R(2, 3, 4), R(5, 4, 2), nonfinite=False,
+     why="as Gemm", torch=lambda t, a, b: t.tensordot(a, b, dims=([2, 0], [1, 2])))
+for _equation, _shapes in (("bij,bjk->bik", ((2, 3, 4), (2, 4, 5))), ("...ij,...kj->...ik", ((2, 3, 4), (5, 4))),
+                           ("ii->i", ((3, 3),)), ("ij,ij->", ((3, 4), (3, 4))), ("i,j,k->kij", ((3,), (2,), (4,))),
+                           ("bhtd,bhsd->bhts", ((2, 2, 3, 4), (2, 2, 5, 4))), ("ij->ji", ((3, 4),)),
+                           ("ijk->k", ((2, 3, 4),)), ("ij,jk", ((3, 4), (4, 2)))):
+    Case(f"Gemm einsum {_equation}", lambda t, *x, e=_equation: t.einsum(e, *x), *(R(*s) for s in _shapes),
+         nonfinite=False, why="as Gemm")
+Case("Linear", lambda t, x, w, b: t.nn.functional.linear(x, w, b), R(2, 3, 4), R(5, 4), R(5), nonfinite=False, why="as Gemm")
+Case("Linear plain", lambda t, x, w: t.nn.functional.linear(x, w), R(4), R(5, 4), nonfinite=False, why="as Gemm")
+
+# convolution and pooling
+
+_CONV = Geometry((2, 4, 5, 6), (6, 4, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+Case("Conv", lambda t, x, w, b: t.nn.functional.conv2d(x, w, b, padding=1), R(2, 4, 5, 6), R(6, 4, 3, 3), R(6),
+     nonfinite=False, why="as Gemm")
+Case("Conv strided", lambda t, x, w: t.nn.functional.conv2d(x, w, None, (2, 1), (1, 2), (2, 1), 2), R(2, 4, 7, 6),
+     R(6, 2, 3, 2), nonfinite=False, why="as Gemm")
+Case("Conv 1d", lambda t, x, w, b: t.nn.functional.conv1d(x, w, b, stride=2, padding=1), R(2, 3, 8), R(4, 3, 3), R(4),
+     nonfinite=False, why="as Gemm")
+Case("Conv same", lambda t, x, w: t.nn.functional.conv1d(x, w, padding="same", dilation=2), R(3, 8), R(4, 3, 2),
+     nonfinite=False, why="as Gemm")
+Case("ConvInput", lambda t, y, w: t.conv_input(y, w, _CONV), R(2, 6, 5, 6), R(6, 4, 3, 3), nonfinite=False, why="as Gemm",
+     torch=lambda t, y, w: t.nn.functional.conv_transpose2d(y, w, padding=1))
+Case("ConvWeight", lambda t, x, y: t.conv_weight(x, y, _CONV), R(2, 4, 5, 6), R(2, 6, 5, 6), nonfinite=False,
+     why="as Gemm",
+     torch=lambda t, x, y: t.nn.functional.conv2d(x.transpose(0, 1), y.transpose(0, 1), padding=1).transpose(0, 1))
+Case("MaxPool", lambda t, x: t.nn.functional.max_pool2d(x, 2), R(2, 3, 4, 6, distinct=True), complex=False)
+Case("MaxPool overlapping", lambda t, x: t.nn.functional.max_pool2d(x, 3, 2, 1, 1, True), R(2, 3, 6, 7, distinct=True),
+     complex=False)
+Case("MaxPool 1d", lambda t, x: t.nn.functional.max_pool1d(x, 3, 2, 1, 2), R(2, 3, 9, distinct=True), complex=False)
+Case("WindowSum", lambda t, x: t.nn.functional.avg_pool2d(x, 3, 2, 1), R(2, 3, 6, 7), complex=False, nonfinite=False,
+     why="0 outside the input is added, PyTorch skips it: -0.0 and inf - inf aside they agree")
+Case("WindowSum partial", lambda t, x: t.nn.functional.avg_pool2d(x, 3, 2, 1, True, False), R(2, 3, 6, 7), complex=False,
+     nonfinite=False, why="as WindowSum")
+Case("WindowSum 1d", lambda t, x: t.nn.functional.avg_pool1d(x, 2), R(2, 3, 6), complex=False)
+Case("WindowSum adaptive", lambda t, x: t.nn.functional.adaptive_avg_pool2d(x, (3, 2)), R(2, 3, 7, 5), complex=False,
+     nonfinite=False, why="as Gemm: unequal windows are a product")
+_POOL = Windows("pool", (4, 6), 2, 2, 0)
+_WINNER = np.arange(36).reshape(2, 3, 2, 3).astype(np.uint8) % 4
+_PLACES = (np.arange(2)[:, None] * 2 + _WINNER // 2) * 6 + np.arange(3) * 2 + _WINNER % 2
+Case("PoolPlace", lambda t, y: t.pool_place(y, on_device(_WINNER), _POOL), R(2, 3, 2, 3),
+     torch=lambda t, y: t.zeros(2, 3, 24, dtype=y.dtype).scatter(2, t.from_numpy(_PLACES.reshape(2, 3, 6)),
+                                                                 y.reshape(2, 3, 6)).reshape(2, 3, 4, 6))
+Case("PoolPick", lambda t, x: t.pool_pick(x, on_device(_WINNER), _POOL), R(2, 3, 4, 6),
+     torch=lambda t, x: x.reshape(2, 3, 24).gather(2, t.from_numpy(_PLACES.reshape(2, 3, 6))).reshape(2, 3, 2, 3))
+Case("WindowSpread", lambda t, y: t.window_spread(y, _POOL), R(2, 3, 2, 3),
+     torch=lambda t, y: y.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+# embedding, dropout, attention
+
+Case("Embedding", lambda t, i, w: t.nn.functional.embedding(i, w), I(2, 3, n=5), R(5, 4))
+Case("Embedding padding", lambda t, i, w: t.nn.functional.embedding(i, w, 1), I(2, 3, n=5), R(5, 4))
+Case("EmbeddingBackward", lambda t, g: t.embedding_backward(g, on_device(np.array([[0, 2], [2, 4]])), 5, None), R(2, 2, 3),
+     torch=lambda t, g: t.zeros(5, 3, dtype=g.dtype).index_add(0, t.tensor([0, 2, 2, 4]), g.reshape(4, 3)),
+     tolerance=2, why="two equal numbers add in float32 here, in the half type in PyTorch")
+_MASK = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
+for _label, _options in (("", {}), (" causal", {"is_causal": True}), (" scale", {"scale": 0.3})):
+    Case(f"Attention{_label}", lambda t, q, k, v, o=_options: t.nn.functional.scaled_dot_product_attention(q, k, v, **o),
+         R(2, 4, 5), R(2, 3, 5), R(2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
+Case("Attention mask", lambda t, m, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, m), B(4, 3, p=0.7),
+     R(2, 2, 4, 5), R(2, 2, 3, 5), R(2, 2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
+Case("Attention bias", lambda t, m, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, m), R(2, 1, 4, 3),
+     R(2, 2, 4, 5), R(2, 2, 3, 5), R(2, 2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
+Case("Attention grouped", lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+     R(2, 4, 3, 5), R(2, 2, 3, 5), R(2, 2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
+Case("SoftmaxBackward", lambda t, g, p: t.softmax_backward(g, p), R(3, 4), R(3, 4), complex=False,
+     torch=lambda t, g, p: p * (g - (g * p).sum(-1, keepdim=True)), nonfinite=False, why="inf - inf by order of sums")
+_SEEDED = (0, 0)
+Case("Dropout", lambda t, x: t.dropout_apply(x, 0.25, (3, 4), _SEEDED), R(3, 4), nonfinite=False,
+     why="0 * inf: PyTorch's result depends on its own random mask",
+     torch=lambda t, x: x * t.from_numpy(
+         bernoulli(backend_for(device("cpu")), (3, 4), 0.75, _SEEDED)).to(x.dtype) / 0.75)
+
+# creation, fills and copies
+
+def _changed(change):
+    """A copy of x, changed in place by `change(copy, *rest)`."""
+    def fn(t, x, *rest):
+        y = t.clone(x)
+        change(y, *rest)
+        return y
+
+    return fn
+
+
+_IN_PLACE = dict(raw=False, inplace_guard=False, why="changes a copy in place")
+
+Case("Fill", _changed(lambda y, v: y.fill_(v)), R(3, 4), R(), **_IN_PLACE)
+Case("Fill number", _changed(lambda y: y.fill_(3)), R(3, 4), integer=True, boolean=True, **_IN_PLACE)
+Case("Fill zero", _changed(lambda y: y[1].zero_()), R(3, 4), integer=True, **_IN_PLACE)
+Case("Copy", _changed(lambda y, v: y.copy_(v)), R(3, 4), R(4), integer=True, boolean=True, **_IN_PLACE)
+Case("Copy into view", _changed(lambda y, v: y[:, 1:3].copy_(v)), R(3, 4), R(3, 1), integer=True, **_IN_PLACE)
+Case("zeros_like", lambda t, x: t.zeros_like(x), R(3, 4), integer=True, boolean=True, differentiable=False)
+Case("ones_like", lambda t, x: t.ones_like(x), R(3, 4), integer=True, boolean=True, differentiable=False)
+Case("full_like", lambda t, x: t.full_like(x, 3), R(3, 4), integer=True, differentiable=False)
+Case("one_hot", lambda t, i: t.nn.functional.one_hot(i, 5), I(3, 4, n=5), complex=False, half=False, differentiable=False)
+Case("Complex", lambda t, x, y: t.complex(x, y), R(3, 4, real=True), R(3, 4, real=True), half=False)
+Case("Complex broadcast", lambda t, x, y: t.complex(x, y), R(3, 1, real=True), R(4, real=True), half=False)
+
+# shapes
+
+Case("Reshape", lambda t, x: t.reshape(x, (2, -1)), R(3, 4), integer=True, boolean=True)
+Case("Reshape of a transposed", lambda t, x: t.reshape(t.transpose(x, 0, 1), (6, 2)), R(3, 4), integer=True)
+Case("view", lambda t, x: x.view(4, 3), R(3, 4), raw=False, layouts=False, why="views refuse strides")
+Case("flatten", lambda t, x: t.flatten(x, 1), R(2, 3, 4), integer=True)
+Case("unflatten", lambda t, x: t.unflatten(x, 1, (2, -1)), R(2, 6), integer=True)
+Case("squeeze", lambda t, x: t.squeeze(x), R(1, 3, 1, 2), integer=True)
+Case("squeeze dim", lambda t, x: t.squeeze(x, (0, 1)), R(1, 3, 1, 2), integer=True)
+Case("unsqueeze", lambda t, x: t.unsqueeze(x, -2), R(3, 4), integer=True)
+Case("Transpose", lambda t, x: t.transpose(x, 0, -1), R(2, 3, 4), integer=True, boolean=True)
+Case("t", lambda t, x: t.t(x), R(3, 4), integer=True)
+Case("swapaxes", lambda t, x: t.swapaxes(x, 0, 1), R(3, 4))
+Case("mH", lambda t, x: x.mH, R(2, 3, 4), raw=False)
+Case("Permute", lambda t, x: t.permute(x, (2, 0, -2)), R(2, 3, 4), integer=True)
+Case("movedim", lambda t, x: t.movedim(x, (0, 1), (-1, 0)), R(2, 3, 4), integer=True)
+Case("broadcast_to", lambda t, x: t.broadcast_to(x, (2, 3, 4)), R(3, 1), integer=True)
+Case("broadcast_tensors", lambda t, x, y: t.broadcast_tensors(x, y), R(3, 1), R(4), integer=True)
+Case("meshgrid", lambda t, x, y: t.meshgrid(x, y, indexing="xy"), R(3), R(4), integer=True)
+Case("Real", lambda t, x: t.real(x), R(3, 4), real=False)
+Case("Imag", lambda t, x: t.imag(x), R(3, 4), real=False)
+Case("ViewAsReal", lambda t, x: t.view_as_real(x), R(3, 4), real=False)
+Case("ViewAsComplex", lambda t, x: t.view_as_complex(x), R(3, 2), complex=False, half=False, layouts=False,
+     why="needs neighbouring parts")
+
+# joining and splitting
+
+Case("Cat", lambda t, x, y: t.cat((x, y), 1), R(3, 2), R(3, 4), integer=True, boolean=True)
+Case("Cat with an empty one", lambda t, x, y: t.cat((x, y), 1), R(0), R(3, 4), integer=True)
+Case("Stack", lambda t, x, y: t.stack((x, y), -1), R(3, 4), R(3, 4), integer=True, boolean=True)
+Case("hstack", lambda t, x, y: t.hstack((x, y)), R(3), R(2), integer=True)
+Case("vstack", lambda t, x, y: t.vstack((x, y)), R(3), R(2, 3), integer=True)
+Case("dstack", lambda t, x, y: t.dstack((x, y)), R(2, 3), R(2, 3, 2), integer=True)
+Case("column_stack", lambda t, x, y: t.column_stack((x, y)), R(3), R(3, 2), integer=True)
+Case("atleast_3d", lambda t, x, y: t.atleast_3d(x, y), R(3), R(3, 2), integer=True)
+Case("Split", lambda t, x: t.split(x, 2, 1), R(3, 5), integer=True, boolean=True)
+Case("Split lengths", lambda t, x: t.split(x, [1, 0, 3], 1), R(3, 4), integer=True)
+Case("chunk", lambda t, x: t.chunk(x, 3, -1), R(3, 7), integer=True)
+Case("tensor_split", lambda t, x: t.tensor_split(x, 3), R(7, 2), integer=True)
+Case("tensor_split cuts", lambda t, x: t.tensor_split(x, (1, 5, 3)), R(7, 2), integer=True)
+Case("Unbind", lambda t, x: t.unbind(x, 1), R(3, 4), integer=True)
+Case("narrow", lambda t, x: t.narrow(x, 1, -3, 2), R(3, 4), integer=True)
+Case("select", lambda t, x: t.select(x, 1, -1), R(3, 4), integer=True)
+
+# elements repeated, turned or masked by position
+
+Case("Repeat", lambda t, x: t.tile(x, (2, 1, 3)), R(3, 4), integer=True, boolean=True)
+Case("Repeat method", lambda t, x: x.repeat(2, 3), R(4), raw=False)
+Case("repeat_interleave", lambda t, x: t.repeat_interleave(x, 2, 1), R(3, 4), integer=True)
+Case("repeat_interleave counts", lambda t, x, i: t.repeat_interleave(x, i, 0), R(3, 2), I(3, n=4), integer=True)
+Case("Flip", lambda t, x: t.flip(x, (0, -1)), R(3, 4), integer=True, boolean=True)
+Case("Roll", lambda t, x: t.roll(x, (1, -2), (0, 1)), R(3, 4), integer=True, boolean=True)
+Case("Roll flat", lambda t, x: t.roll(x, 5), R(3, 4), integer=True)
+Case("rot90", lambda t, x: (t.rot90(x), t.rot90(x, 2), t.rot90(x, -1, (1, 2))), R(2, 3, 4), integer=True)
+Case("Tril", lambda t, x: t.tril(x, -1), R(2, 3, 4), integer=True, boolean=True)
+Case("Triu", lambda t, x: t.triu(x, 1), R(4, 3), integer=True, boolean=True)
+Case("Diagonal", lambda t, x: t.diagonal(x, 1, 0, 2), R(3, 2, 4), integer=True, boolean=True)
+Case("Diagonal neighbours", lambda t, x: t.diagonal(x, -1, 1, 2), R(2, 4, 3), integer=True)
+Case("DiagonalBackward", lambda t, x: t.diag_embed(x, -1, 0, -1), R(2, 3), integer=True)
+Case("diag", lambda t, x, y: (t.diag(x, 1), t.diag(y, -1)), R(3, 4), R(3), integer=True)
+Case("Unfold", lambda t, x: x.unfold(1, 3, 2), R(2, 8, 2), raw=False, integer=True)
+Case("Pad", lambda t, x: t.nn.functional.pad(x, (1, 2, 0, 1), value=3.0), R(2, 3, 4))
+Case("Pad crop", lambda t, x: t.nn.functional.pad(x, (-1, 2, 1, -2)), R(2, 3, 4), integer=True)
+Case("Pad reflect", lambda t, x: t.nn.functional.pad(x, (2, 1, 1, 2), mode="reflect"), R(2, 3, 3, 4))
+Case("Pad replicate", lambda t, x: t.nn.functional.pad(x, (2, 5), mode="replicate"), R(2, 3, 4))
+Case("Pad circular", lambda t, x: t.nn.functional.pad(x, (2, 4), mode="circular"), R(2, 3, 4), integer=True)
+
+# indexing
+
+Case("Slice", lambda t, x: x[1:, None, ..., ::2], R(3, 2, 5), raw=False, integer=True, boolean=True)
+Case("SliceBackward", lambda t, x: REGISTRY["SliceBackward"].apply(x, size=(4, 3), index=(slice(1, 3), ...)), R(2, 3),
+     torch=lambda t, x: t.nn.functional.pad(x, (0, 0, 1, 1)), integer=True)
+Case("Slice one", lambda t, x: x[-1, 2], R(3, 4), raw=False, integer=True)
+Case("Index", lambda t, x, i: x[i], R(5, 3), I(4, n=5, low=-5), raw=False, integer=True, boolean=True)
+Case("Index two", lambda t, x, i, j: x[i, :, j], R(5, 3, 4), I(2, 1, n=5, low=-5), I(3, n=4), raw=False, integer=True)
+Case("Index neighbours", lambda t, x, i, j: x[:, i, j], R(2, 5, 4), I(3, n=5), I(2, 3, n=4), raw=False, integer=True)
+Case("Index behind an integer", lambda t, x, i: x[0, :, i], R(2, 3, 4), I(3, n=4), raw=False)
+Case("Index lists", lambda t, x: x[[0, 2, 2], ..., [1, 0, -1]], R(3, 2, 3), raw=False)
+Case("Index mask", lambda t, x, m: x[m], R(3, 4), B(3, 4), raw=False, integer=True, layouts=False, why="x's shape varies")
+Case("Index mask behind", lambda t, x, m: x[:, m], R(2, 3, 4), B(3), raw=False)
+Case("IndexBackward", lambda t, x, i: REGISTRY["IndexBackward"].apply(x, size=(3, 2), index=(array_of(i),)), R(5, 2),
+     I(5, n=3), torch=lambda t, x, i: t.zeros(3, 2, dtype=x.dtype).index_add(0, i, x), integer=True, raw=False)
+Case("IndexPut", _changed(lambda y, v, i: y.__setitem__(i, v)), R(5, 3), R(3), I(2, n=5, distinct=True), **_IN_PLACE)
+Case("IndexPut of a view", _changed(lambda y, v, i: y[1:].__setitem__((slice(None), i), v)), R(5, 4), R(4, 2),
+     I(2, n=4, distinct=True), **_IN_PLACE)
+Case("IndexPut mask", _changed(lambda y, m: y.__setitem__(m, 2)), R(3, 4), B(3, 4), integer=True, **_IN_PLACE)
+Case("setitem", _changed(lambda y, v: y.__setitem__((slice(1, None), 0), v)), R(3, 4), R(1, 2), **_IN_PLACE)
+Case("index_put", lambda t, x, v, i, j: t.index_put(x, (i, j), v), R(4, 3), R(2), I(2, n=4, distinct=True), I(2, n=3),
+     integer=True)
+Case("index_put accumulate", lambda t, x, v, i: t.index_put(x, (i,), v, accumulate=True), R(4, 3), R(6, 3), I(6, n=4),
+     integer=True)
+Case("index_select", lambda t, x, i: t.index_select(x, 1, i), R(3, 4), I(5, n=4), integer=True)
+Case("IndexAdd", lambda t, x, s, i: t.index_add(x, 1, i, s), R(3, 4), R(3, 6), I(6, n=4), integer=True)
+Case("IndexAdd alpha", _changed(lambda y, s, i: y.index_add_(0, i, s, alpha=2)), R(3, 4), R(5, 4), I(5, n=3), **_IN_PLACE)
+Case("index_copy", lambda t, x, s, i: t.index_copy(x, 0, i, s), R(4, 3), R(2, 3), I(2, n=4, distinct=True), integer=True)
+Case("index_fill", lambda t, x, i: t.index_fill(x, 1, i, 3), R(3, 4), I(2, n=4), integer=True)
+Case("MaskedFill", lambda t, x, m, v: t.masked_fill(x, m, v), R(3, 4), B(4), R())
+Case("MaskedFill in place", _changed(lambda y, m: y.masked_fill_(m, 1)), R(3, 4), B(3, 1), integer=True, **_IN_PLACE)
+Case("masked_select", lambda t, x, m: t.masked_select(x, m), R(3, 4), B(3, 1), integer=True)
+Case("MaskedScatter", lambda t, x, s, m: t.masked_scatter(x, m, s), R(3, 4), R(2, 7), B(4), integer=True)
+Case("Gather", lambda t, x, i: t.gather(x, 1, i), R(3, 4), I(2, 6, n=4), integer=True)
+Case("Gather one", lambda t, x, i: t.gather(x, -1, i), R(3, 4), I(3, 1, n=4), integer=True)
+Case("GatherBackward", lambda t, x, i: REGISTRY["GatherBackward"].apply(x, size=(3, 4), dim=0, index=array_of(i)), R(2, 3),
+     I(2, 3, n=3), torch=lambda t, x, i: t.zeros(3, 4, dtype=x.dtype).scatter_add(0, i, x), integer=True, raw=False)
+Case("Scatter", lambda t, x, s, i: t.scatter(x, 0, i, s), R(4, 3), R(3, 3), I(2, 1, n=4, distinct=True), integer=True)
+Case("Scatter number", lambda t, x, i: t.scatter(x, 1, i, 3), R(3, 4), I(3, 2, n=4))
+Case("ScatterAdd", lambda t, x, s, i: t.scatter_add(x, 1, i, s), R(3, 4), R(3, 6), I(2, 5, n=4), integer=True)
+Case("ScatterAdd in place", _changed(lambda y, s, i: y.scatter_add_(0, i, s)), R(3, 4), R(5, 4), I(5, 4, n=3), **_IN_PLACE)
+Case("take", lambda t, x, i: t.take(x, i), R(3, 4), I(2, 5, n=12, low=-12), integer=True)
+Case("take_along_dim", lambda t, x, i: t.take_along_dim(x, i, 1), R(3, 4), I(1, 2, n=4), integer=True)
+Case("nonzero", lambda t, x: (t.nonzero(x), *t.nonzero(x, as_tuple=True)), R(3, 4), integer=True, differentiable=False)
+Case("argwhere", lambda t, m: t.argwhere(m), B(3, 4), differentiable=False)
+
+# sorting
+
+_ORDER = dict(complex=False, integer=True)
+Case("Sort", lambda t, x: t.sort(x, 0), R(5, 3, distinct=True), **_ORDER)
+Case("Sort down", lambda t, x: t.sort(x, descending=True, stable=True), R(3, 5), **_ORDER)
+Case("argsort", lambda t, x: t.argsort(x, 1, stable=True), R(3, 5), differentiable=False, **_ORDER)
+Case("msort", lambda t, x: t.msort(x), R(5, 3, distinct=True), **_ORDER)
+Case("Topk", lambda t, x: t.topk(x, 3), R(2, 6, distinct=True), nonfinite=False, why="which NaN comes first is open", **_ORDER)
+Case("Topk small", lambda t, x: t.topk(x, 2, 0, largest=False), R(20, 3, distinct=True), nonfinite=False,
+     why="which NaN comes first is open", **_ORDER)
+Case("Kth", lambda t, x: t.kthvalue(x, 2, 0), R(4, 3, distinct=True), nonfinite=False, why="which NaN comes first is open",
+     **_ORDER)
+Case("Kth median", lambda t, x: t.median(x, -1, keepdim=True), R(3, 5, distinct=True), **_ORDER)
+Case("Median", lambda t, x: t.median(x), R(3, 4, distinct=True), **_ORDER)
+Case("unique", lambda t, i: t.unique(i, return_inverse=True, return_counts=True), I(3, 4, n=5), differentiable=False)
+Case("searchsorted", lambda t, x, v: t.searchsorted(t.sort(x)[0], v, right=True), R(2, 5), R(2, 3), differentiable=False,
+     complex=False, integer=True)
+Case("bincount", lambda t, i: t.bincount(i, minlength=7), I(9, n=5), differentiable=False)
+Case("bincount weights", lambda t, i, w: t.bincount(i, w), I(9, n=5), R(9, grad=False), complex=False, half=False,
+     differentiable=False)
