@@ -97,7 +97,7 @@ def prepare(raw: np.ndarray, index) -> tuple:
 
 
 def _scalar_of(item):
-    if isinstance(item, ndarray):
+    if isinstance(item, (ndarray, np.ndarray)):
         raise unsupported(item)
     return item
 
