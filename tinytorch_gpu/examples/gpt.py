@@ -27,15 +27,15 @@ class Settings:
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
     seed: int = option(0, "seed of the weights and the order of the data", least=0, most=2**32 - 1)
-    layers: int = option(4, "transformer blocks", gpu=6, least=1)
+    layers: int = option(2, "transformer blocks", gpu=6, least=1)
     dim: int = option(128, "width of the model", gpu=384, least=1)
     heads: int = option(4, "attention heads", gpu=6, least=1)
     context: int = option(128, "bytes that the model looks back on", gpu=256, least=1)
-    ngrams: int = option(3, "bytes in the longest n-gram that has an embedding; 1 for none", gpu=4, least=1, most=6)
+    ngrams: int = option(4, "bytes in the longest n-gram that has an embedding; 1 for none", least=1, most=6)
     table: int = option(8192, "rows in each n-gram table", gpu=16384, least=1)
     dropout: float = option(0.0, "chance of dropping an activation", gpu=0.1, least=0, most=0.99)
     batch: int = option(8, "windows of text in a step", gpu=32, least=1)
-    steps: int = option(1500, "steps of training", gpu=4000, least=1)
+    steps: int = option(1900, "steps of training", gpu=4000, least=1)
     lr: float = option(3e-3, "highest learning rate", gpu=1e-3, least=0)
     warmup: int = option(60, "steps of rising learning rate; it then falls along a cosine", gpu=200, least=0)
     weight_decay: float = option(0.1, "AdamW's weight decay, of matrices only", least=0)
@@ -89,7 +89,7 @@ class GPT(nn.Module):
         # the only sense of place: each head's attention falls with the distance back, at a rate of its own (ALiBi,
         # Press et al. 2022), and never looks forward
         back = np.arange(s.context)[:, None] - np.arange(s.context)
-        rates = 2.0 ** (-8 * np.arange(1, s.heads + 1) / s.heads)[:, None, None]
+        rates = 2.0 ** (-8 * np.arange(s.heads) / s.heads)[:, None, None]
         bias = np.where(back < 0, -np.inf, -back * rates).astype(np.float32)
         self.register_buffer("bias", tt.tensor(bias), persistent=False)
         for name, p in self.named_parameters():
