@@ -219,7 +219,8 @@ def test_pool_follows_live_arrays():
         assert simulated.memory_stats()["current"] == before + (1 << 18), "a view keeps the block"
         del view
         stats = simulated.memory_stats()
-        assert stats["current"] == before and stats["peak"] == before + (1 << 18) and stats["held"] >= before + (1 << 18)
+        assert stats["current"] == before
+        assert stats["peak"] == before + (1 << 18) <= stats["held"]
         simulated.empty_cache()
         assert simulated.memory_stats()["held"] == before
     finally:
