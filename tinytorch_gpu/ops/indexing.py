@@ -1,12 +1,13 @@
 """Indexing with brackets, read and write: integers, slices, None and ... as views; tensors, lists and masks as copies."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
 from ..backend.device import backend_of, is_array
-from ..tensor import Tensor, attach, make
+from ..tensor import Tensor
 from .. import ops
 from . import segments
 from .registry import public
@@ -90,11 +91,8 @@ def scatter_rows(grad, size, index):
     row, rank, front = linear(xp, size, index, positions)
     rest = [n for i, n in enumerate(size) if i not in positions]
     rows = xp.moveaxis(grad, range(front, front + rank), range(rank)) if front else grad
-    count = 1
-    for i in positions:
-        count *= size[i]
-    out = segments.segment_sum(rows.reshape(row.size, -1) if grad.size else rows.reshape(row.size, segments.prod(rest)),
-                               row.reshape(-1), count)
+    count = math.prod([size[i] for i in positions])
+    out = segments.segment_sum(rows.reshape(row.size, math.prod(rest)), row.reshape(-1), count)
     out = out.reshape([size[i] for i in positions] + rest)
     if positions != list(range(len(positions))):
         out = xp.moveaxis(out, range(len(positions)), positions)
@@ -317,5 +315,3 @@ def getitem(input, index):
         input = Slice.apply(input, index=basic)
     return Index.apply(input, index=late)
 
-
-_ = dtypes, make, attach

@@ -150,7 +150,7 @@ def _atleast(ndim):
         if len(shape) >= ndim:
             return tensors[0]
         if ndim == 3:
-            return ops.reshape(tensors[0], ((1, 1) if len(shape) < 2 else ()) + shape + ((1,) if shape else ()))
+            return ops.reshape(tensors[0], (1,) * (2 - max(len(shape), 1)) + (shape or (1,)) + (1,))
         return ops.reshape(tensors[0], (1,) * (ndim - len(shape)) + shape)
 
     convert.__name__ = f"atleast_{ndim}d"

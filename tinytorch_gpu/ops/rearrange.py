@@ -10,6 +10,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .. import ops
+from .creation import host_array
 from .indexing import Index, IndexBackward
 from .registry import public
 from .shape import _ints, dim_of, shape_of
@@ -160,7 +161,7 @@ def repeat_interleave(input, repeats, dim=None, *, output_size=None):
     if hasattr(repeats, "__index__") and not isinstance(repeats, Tensor):
         counts = np.full(n, repeats.__index__())
     else:
-        counts = ops.host_array(repeats) if not isinstance(repeats, (list, tuple)) else np.asarray(repeats)
+        counts = host_array(repeats) if not isinstance(repeats, (list, tuple)) else np.asarray(repeats)
         if counts.dtype.kind not in "iu":
             raise RuntimeError(f"[repeat_interleave] repeats has to be int64 or int32, got {counts.dtype}")
         if counts.ndim > 1 or counts.size not in (1, n):
@@ -317,7 +318,6 @@ def meshgrid(*tensors, indexing=None):
         raise RuntimeError("[meshgrid] expected 0-d or 1-d tensors")
     if indexing == "xy" and len(tensors) >= 2:
         out = meshgrid(tensors[1], tensors[0], *tensors[2:])
-        out = [ops.transpose(g, 0, 1) for g in out]
         return (out[1], out[0], *out[2:])
     size = tuple([math.prod(shape_of(t)) for t in tensors])
     return tuple([

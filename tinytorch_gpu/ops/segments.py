@@ -1,16 +1,11 @@
 """Sums of rows by number, in a fixed order: what index and embedding gradients need."""
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from scipy.sparse import csc_matrix
 
 from ..autograd.operator import wide
 from ..backend.device import backend_of
-
-prod = math.prod
-
 
 def segment_sum(rows, index, n):
     """out[k] = the sum of rows[j] over all j with index[j] == k, in the order of j: (m, d), (m,) int -> (n, d).
@@ -25,6 +20,11 @@ def _on_host(rows, index, n):
     m, d = rows.shape
     if m == 0 or d == 0:
         return np.zeros((n, d), rows.dtype)
+    if m * d < 4096:  # 16 x 8: 4 us, the sparse product 35 us
+        out = np.zeros((n, d), rows.dtype)
+        np.add.at(out, index, rows)
+        return out
+    # 2048 x 128 into 256: 67 us (PyTorch 47), add.at 1916, sort and reduceat 402; 32768 x 512 into 50000: 23 ms, 194, 366
     sums = rows.view(np.uint8) if rows.dtype == np.bool_ else rows
     pick = csc_matrix((np.ones(m, sums.dtype), index, np.arange(m + 1)), shape=(n, m))
     out = pick @ sums
