@@ -211,7 +211,7 @@ def host(value):
         value = value.detach().cpu().resolve_conj().resolve_neg()
         if str(value.dtype) == "torch.bfloat16":
             return value.float().numpy().astype(BF16)
-        return value.numpy()
+        return value.numpy(force=True)
     if isinstance(value, (np.ndarray, np.generic, list, float, int, complex)):
         return np.asarray(value)
     return backend_of(value).to_host(value)

@@ -388,13 +388,15 @@ class Pointwise(Operator):
         node._widen = False
         # edges: the inlined Tensor._edge of the ordinary case
         if ta and a._req:
-            ea = a._node if a._view is None and a._index == 0 and a._node is not None else a._edge()
+            n = a._node
+            ea = n if n is not None and n.metas is None and a._view is None else a._edge()
         else:
             ea = None
         if len(arrays) == 1:
             node.edges = (ea,)
         elif tb and b._req:
-            node.edges = (ea, b._node if b._view is None and b._index == 0 and b._node is not None else b._edge())
+            n = b._node
+            node.edges = (ea, n if n is not None and n.metas is None and b._view is None else b._edge())
         else:
             node.edges = (ea, None)
         keeps = cls.keeps
@@ -632,17 +634,13 @@ class _Nth:
 class CopySlices(Node):
     """Put in the place of a base after a view of it was changed: the view's new value lies inside the old base."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("steps", "wanted", "_tensors")
 
     def __init__(self, base_edge, view_edge, steps, shape, dtype):
         self.edges = (base_edge, view_edge)
         self.order = next(_order)
         self.shape, self.dtype, self.steps = shape, dtype, steps
-        self.metas = self.hooks = self.trace = None
-
-    def need(self, i):
-        """Whether input `i` (base, view) wants a gradient."""
-        return self.edges[i] is not None
+        self.metas = self.hooks = self.trace = self.wanted = self._tensors = None
 
     def backward(self, grad):
         """The base's gradient is zero where the view lay; the view's is what lies there."""

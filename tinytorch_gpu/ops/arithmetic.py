@@ -84,6 +84,8 @@ class Pow(Pointwise):
 
     def backward(node, grad):
         a, b = node.saved
+        if a.__class__ in (int, float, complex):
+            a = ops.full_like(b, a)
         n = node.exponent
         if n is not None:
             if n == 0:

@@ -101,7 +101,7 @@ class MaxPool(Operator):
             xp.copyto(best, part, where=better)
             xp.copyto(winner, winner.dtype.type(number), where=better)
         node.winner = winner
-        return best, windows.flat_index(xp, winner) if node.edges is None else winner
+        return best, winner
 
     def backward(node, grad, _):
         return ops.pool_place(grad, node.winner, node.windows)
