@@ -333,7 +333,10 @@ def selu(input, inplace=False):
 
 @public(functional=True)
 def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
-    """input limited to [min_val, max_val]. As torch.nn.functional.hardtanh. Raises: ValueError when max_val is lower."""
+    """input limited to [min_val, max_val]. As torch.nn.functional.hardtanh.
+
+    Raises: ValueError when max_val is lower than min_val.
+    """
     if min_val > max_val:
         raise ValueError(f"[hardtanh] min_val cannot be greater than max_val, got {min_val} and {max_val}")
     return _either("hardtanh", Hardtanh, input, inplace, low=float(min_val), high=float(max_val))

@@ -7,7 +7,7 @@ from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor
 from .axes import real_only
-from .loss import reduced, reduction_of
+from .loss import reduction_of
 from .registry import public
 
 
@@ -175,7 +175,7 @@ def _check_classes(name, x, target, weight, ignore):
         raise RuntimeError(f"[{name}] expected scalar type Long for target, got {dtypes.of(target).name}: convert it "
                            "with .long()")
     if x.ndim == 0:
-        raise RuntimeError(f"[{name}] input tensor should have 1 or more dimensions: (classes) or (batch, classes, ...)")
+        raise RuntimeError(f"[{name}] input tensor should have 1 or more dimensions: (classes) or (batch, classes)")
     axis = 1 if x.ndim > 1 else 0
     wanted = x.shape[:axis] + x.shape[axis + 1:]
     if target.shape != wanted:
@@ -186,8 +186,8 @@ def _check_classes(name, x, target, weight, ignore):
                            f"targets must have shape {list(wanted)}")
     classes = x.shape[axis]
     if weight is not None and weight.shape != (classes,):
-        raise RuntimeError(f"[{name}] weight tensor should be defined either for all {classes} classes or no classes but "
-                           f"got weight tensor of shape: {list(weight.shape)}")
+        raise RuntimeError(f"[{name}] weight tensor should be defined either for all {classes} classes or no classes "
+                           f"but got weight tensor of shape: {list(weight.shape)}")
     if backend_of(target).type == "cpu" and target.size:  # where asking costs no wait for the device
         low, high = target.min(), target.max()
         if low < 0 or high >= classes:
@@ -221,8 +221,8 @@ def cross_entropy(
     """Cross-entropy of logits (batch, classes, d1, ...) or (classes) against class indices or class probabilities.
 
     Indices (int64) have the input's shape without the classes, probabilities its whole shape; `weight` (classes).
-    As torch.nn.functional.cross_entropy. Raises: IndexError for a class out of range (where asking costs no wait for the
-    device), ValueError or RuntimeError for shapes and dtypes that do not fit.
+    As torch.nn.functional.cross_entropy. Raises: IndexError for a class out of range (where asking costs no wait for
+    the device), ValueError or RuntimeError for shapes and dtypes that do not fit.
     """
     name = "cross_entropy"
     reduction = reduction_of(name, reduction, size_average, reduce)

@@ -7,6 +7,7 @@ from ..backend.device import backend_for, backend_of
 from ..tensor import Tensor, make
 from .. import ops
 from .registry import public
+from .sums import sum_leading
 
 
 class Cast(Operator):
@@ -45,8 +46,10 @@ class SumToSize(Operator):
         node.full = x.shape
         if not axes:
             return x
-        # a matrix product sums rows faster than NumPy's axis-0 reduction: 128 x 2048 float32 in 25 us against 95 us
-        out = wide(x).sum(axis=axes, keepdims=True) if axes else x
+        if axes == tuple(range(len(axes))):
+            out = sum_leading(wide(x), len(axes))
+        else:
+            out = wide(x).sum(axis=axes, keepdims=True)
         return out.reshape(size).astype(x.dtype)
 
     def backward(node, grad):

@@ -1,0 +1,397 @@
+"""Normalization to zero mean and unit variance: layer, group, instance and batch norm; RMS norm without the mean.
+
+All are one function of x over some dimensions: xhat = (x - m(x)) r with r = 1 / sqrt(m((x - m(x))^2) + eps), then
+weight and bias. Its derivative P v = r (v - m(v) - xhat m(v xhat)) is symmetric, which makes the second order short.
+Mean and r are saved beside x as numbers that no derivative goes through: derivatives start from x.
+"""
+from __future__ import annotations
+
+import math
+
+from .. import ops
+from ..autograd.operator import Operator, array_of
+from ..backend import dtypes
+from .axes import real_only
+from .registry import public
+from .sums import along_rows, sum_leading, weighted_rows
+
+
+class Layout:
+    """Which dimensions are normalized, and how weight and bias lie over them.
+
+    The array is seen as (rows, columns) with each row normalized, or as (batch, channels, inner) with each channel
+    normalized over the other two. `over` are the normalized dimensions of x, `affine` is the shape in which weight
+    and bias broadcast to x.
+    """
+
+    __slots__ = ("over", "affine", "view", "by_row", "size", "center", "eps")
+
+    def __init__(self, over, affine, view, by_row, center, eps):
+        self.over, self.affine, self.view, self.by_row, self.center, self.eps = over, affine, view, by_row, center, eps
+        self.size = view[1] if by_row else view[0] * view[2]
+
+    def totals(self, x):
+        """Sums over the normalized dimensions, to broadcast over the view."""
+        if self.by_row:
+            return x.sum(axis=1, keepdims=True)
+        return self.channel_sums(x).reshape(1, -1, 1)
+
+    def channel_sums(self, x):
+        return sum_leading(x.sum(axis=2) if self.view[2] > 1 else x.reshape(self.view[:2]), 1)
+
+    def squares(self, xp, a, b):
+        """Sums of a * b over the normalized dimensions."""
+        if self.by_row:
+            return xp.einsum("ij,ij->i", a, b)[:, None]
+        return sum_leading(xp.einsum("ncl,ncl->nc", a, b), 1).reshape(1, -1, 1)
+
+    def statistics(self, xp, x):
+        """x less its mean in an array of its own, the mean (None for RMS), the mean square, and r."""
+        mean = None
+        if self.center:
+            mean = self.totals(x) * (1 / self.size)
+            x = xp.subtract(x, mean)
+        square = self.squares(xp, x, x) * (1 / self.size)
+        return x, mean, square, 1 / xp.sqrt(square + self.eps)
+
+
+class _Normalize(Operator):
+    """xhat * weight + bias."""
+
+    __slots__ = ("layout",)
+    opmath = True
+
+    def forward(node, x, weight, bias, layout, measured=None):
+        xp = node.xp
+        node.layout = layout
+        seen = x.reshape(layout.view)
+        with dtypes.quiet():
+            apart, mean, square, r = layout.statistics(xp, seen)
+            node.save(x, weight, mean, r)
+            if measured is not None:
+                measured.update(mean=mean.reshape(-1), variance=square.reshape(-1))
+            fresh = layout.center
+            if weight is not None and not layout.by_row:
+                r = r * weight.reshape(1, -1, 1)
+            y = xp.multiply(apart, r, out=apart) if fresh else apart * r
+            y = y.reshape(x.shape)
+            if weight is not None and layout.by_row:
+                xp.multiply(y, weight.reshape(layout.affine), out=y)
+            return y if bias is None else xp.add(y, bias.reshape(layout.affine), out=y)
+
+    def backward(node, grad):
+        x, weight, mean, r = node.saved
+        params = dict(layout=node.layout, mean=mean, r=r)
+        if weight is None:
+            gb = None
+            if node.need(2):
+                gb = ops.sum_to_size(grad, _padded(node.layout, array_of(x).ndim))
+                gb = ops.reshape(gb, node.layout.affine if node.layout.by_row else (-1,))
+            return NormalizeGradient.apply(grad, x, **params), None, gb
+        return NormalizeGradient.apply(grad, x, weight, **params)
+
+
+class LayerNorm(_Normalize):
+    """Each sample normalized over its last dimensions."""
+
+    __slots__ = ()
+
+
+class RMSNorm(_Normalize):
+    """Each sample divided by the root of its mean square over the last dimensions."""
+
+    __slots__ = ()
+
+
+class BatchNorm(_Normalize):
+    """Each channel normalized over the batch."""
+
+    __slots__ = ()
+
+
+class GroupNorm(_Normalize):
+    """Each group of channels of a sample normalized."""
+
+    __slots__ = ()
+
+
+class NormalizeGradient(Operator):
+    """P(grad * weight), and with a weight its gradient sum(grad * xhat) and the bias's sum(grad).
+
+    In few passes: layer norm of (2048, 128) takes seven over the array and three matrix-vector products.
+    """
+
+    __slots__ = ("layout",)
+    opmath = True
+
+    def forward(node, grad, x, weight=None, *, layout, mean, r):
+        xp = node.xp
+        node.save(grad, x, weight)
+        node.layout = layout
+        g, seen = grad.reshape(layout.view), x.reshape(layout.view)
+        with dtypes.quiet():
+            apart = xp.subtract(seen, mean) if layout.center else seen.copy()
+            return (node.rows if layout.by_row else node.channels)(xp, g, apart, weight, r, x.shape)
+
+    def rows(node, xp, g, apart, weight, r, shape):
+        layout, n = node.layout, node.layout.size
+        if weight is None:
+            out = g.copy()
+            with_x = layout.squares(xp, g, apart)
+            total = layout.totals(g) if layout.center else None
+        else:
+            w = weight.reshape(-1)
+            product = xp.multiply(g, apart)
+            gw, gb = weighted_rows(r.reshape(-1), product), sum_leading(g, 1)
+            out = xp.multiply(g, w)
+            with_x = along_rows(product, w)
+            total = along_rows(g, w) if layout.center else None
+        xp.multiply(apart, with_x * (r * r * (1 / n)), out=apart)
+        xp.subtract(out, apart, out=out)
+        if layout.center:
+            xp.subtract(out, total * (1 / n), out=out)
+        out = xp.multiply(out, r, out=out).reshape(shape)
+        return out if weight is None else (out, gw.reshape(weight.shape), gb.reshape(weight.shape))
+
+    def channels(node, xp, g, apart, weight, r, shape):
+        layout, n = node.layout, node.layout.size
+        gb, with_x = layout.totals(g), layout.squares(xp, g, apart)
+        xp.multiply(apart, with_x * (r * r * (1 / n)), out=apart)
+        out = xp.subtract(g, apart, out=apart)
+        xp.subtract(out, gb * (1 / n), out=out)
+        out = xp.multiply(out, r if weight is None else r * weight.reshape(1, -1, 1), out=out).reshape(shape)
+        return out if weight is None else (out, (with_x * r).reshape(-1), gb.reshape(-1))
+
+    def backward(node, h, k=None, l=None):  # noqa: E741
+        grad, x, weight = node.saved
+        layout = node.layout
+        m = _mean_over(layout)
+        xhat, r = _normalized(x, layout)
+
+        def project(v):
+            out = ops.sub(v, ops.mul(xhat, m(ops.mul(v, xhat))))
+            return ops.mul(ops.sub(out, m(v)) if layout.center else out, r)
+
+        w = None if weight is None else ops.reshape(weight, layout.affine)
+        inner = grad if w is None else ops.mul(grad, w)
+        ph, pg = project(h), project(inner)
+        a, b = m(ops.mul(h, xhat)), m(ops.mul(inner, xhat))
+        c = ops.sub(m(ops.mul(h, inner)), ops.mul(a, b))
+        if layout.center:
+            c = ops.sub(c, ops.mul(m(h), m(inner)))
+        gx = ops.neg(ops.add(ops.mul(r, ops.add(ops.mul(b, ph), ops.mul(a, pg))),
+                             ops.mul(ops.mul(ops.mul(r, r), xhat), c)))
+        if w is None:
+            return ph, gx
+        k, l = ops.reshape(k, layout.affine), ops.reshape(l, layout.affine)  # noqa: E741
+        ggrad = ops.add(ops.add(ops.mul(w, ph), ops.mul(xhat, k)), l)
+        gw = ops.reshape(ops.sum_to_size(ops.mul(grad, ph), _padded(layout, array_of(x).ndim)), array_of(weight).shape)
+        return ggrad, ops.add(gx, project(ops.mul(grad, k))), gw
+
+
+def _padded(layout, ndim):
+    return (1,) * (ndim - len(layout.affine)) + layout.affine
+
+
+def _mean_over(layout):
+    return lambda v: ops.mean(v, layout.over, True)
+
+
+def _normalized(x, layout):
+    """(xhat, r) by differentiable operators."""
+    m = _mean_over(layout)
+    if layout.center:
+        x = ops.sub(x, m(x))
+    r = ops.rsqrt(ops.add(m(ops.mul(x, x)), layout.eps))
+    return ops.mul(x, r), r
+
+
+def _fits(name, array, shape, other, what):
+    """Check weight or bias (or running statistics): its shape and dtype."""
+    if other is None:
+        return
+    o = array_of(other)
+    if o.shape != shape:
+        raise RuntimeError(f"[{name}] expected {what} to have shape {list(shape)}, got {list(o.shape)}")
+    if o.dtype != array.dtype and not (array.dtype in dtypes.HALF and o.dtype == dtypes.float32.np):
+        raise RuntimeError(f"[{name}] expected {what} of dtype {dtypes.of(array).name} like the input, got "
+                           f"{dtypes.of(o).name}: convert one")
+
+
+def _floating(name, array):
+    real_only(name, array)
+    if array.dtype.kind in "biu":
+        raise RuntimeError(f"[{name}] not implemented for {dtypes.of(array).name}: the input must be floating point")
+
+
+def _last(name, array, normalized_shape, center, eps):
+    """The layout of layer and RMS norm."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape:
+        raise RuntimeError(f"[{name}] Expected normalized_shape to be at least 1-dimensional, got {shape}")
+    lead = array.ndim - len(shape)
+    if lead < 0 or array.shape[lead:] != shape:
+        raise RuntimeError(f"[{name}] Given normalized_shape={list(shape)}, expected input with shape "
+                           f"[*, {', '.join(map(str, shape))}], but got input of size {list(array.shape)}")
+    columns = math.prod(shape)
+    view = (math.prod(array.shape[:lead]), columns)
+    return shape, Layout(tuple(range(lead, array.ndim)), shape, view, True, center, eps)
+
+
+@public(functional=True)
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimensions, which are `normalized_shape`.
+
+    As torch.nn.functional.layer_norm (Ba et al. 2016). Raises: RuntimeError for shapes or dtypes that do not fit.
+    """
+    array = array_of(input)
+    _floating("layer_norm", array)
+    shape, layout = _last("layer_norm", array, normalized_shape, True, eps)
+    _fits("layer_norm", array, shape, weight, "weight")
+    _fits("layer_norm", array, shape, bias, "bias")
+    return LayerNorm.apply(input, weight, bias, layout=layout)
+
+
+@public(functional=True)
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimensions, which are `normalized_shape`.
+
+    `eps` is the dtype's machine epsilon unless given. As torch.nn.functional.rms_norm (Zhang and Sennrich 2019).
+    Raises: RuntimeError for shapes or dtypes that do not fit.
+    """
+    array = array_of(input)
+    _floating("rms_norm", array)
+    if eps is None:
+        eps = float(dtypes.limits(dtypes.accumulation(array.dtype)).eps)
+    shape, layout = _last("rms_norm", array, normalized_shape, False, eps)
+    _fits("rms_norm", array, shape, weight, "weight")
+    return RMSNorm.apply(input, weight, None, layout=layout)
+
+
+def _channel_shape(ndim, channels):
+    return (channels,) + (1,) * (ndim - 2)
+
+
+@public(functional=True)
+def batch_norm(
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """Each channel of (batch, channels, ...) less its mean, over its standard deviation, times weight plus bias.
+
+    Training takes the statistics of the batch and moves the running ones (variance unbiased) in place by `momentum`;
+    else the running ones are used. As torch.nn.functional.batch_norm (Ioffe and Szegedy 2015). Raises: ValueError for
+    one value per channel in training, RuntimeError for shapes or dtypes that do not fit.
+    """
+    name = "batch_norm"
+    array = array_of(input)
+    _floating(name, array)
+    if array.ndim < 2:
+        raise RuntimeError(f"[{name}] expected input (batch, channels, ...), got shape {list(array.shape)}")
+    batch, channels = array.shape[:2]
+    inner = math.prod(array.shape[2:])
+    for other, what in ((weight, "weight"), (bias, "bias"), (running_mean, "running_mean"), (running_var, "running_var")):
+        _fits(name, array, (channels,), other, what)
+    affine = _channel_shape(array.ndim, channels)
+    if not training:
+        if running_mean is None or running_var is None:
+            raise RuntimeError(f"[{name}] Expected running_mean and running_var to be defined when training=False")
+        return _by_running(input, running_mean, running_var, weight, bias, eps, affine)
+    count = batch * inner
+    if count <= 1:
+        raise ValueError(f"[{name}] Expected more than 1 value per channel when training, got input size "
+                         f"{list(array.shape)}")
+    over = (0, *range(2, array.ndim))
+    layout = Layout(over, affine, (batch, channels, inner), False, True, eps)
+    measured = {} if running_mean is not None or running_var is not None else None
+    out = BatchNorm.apply(input, weight, bias, layout=layout, measured=measured)
+    if running_mean is not None:
+        _move(running_mean, measured["mean"], momentum)
+    if running_var is not None:
+        _move(running_var, measured["variance"] * (count / (count - 1)), momentum)
+    return out
+
+
+def _move(running, value, momentum):
+    """running = (1 - momentum) * running + momentum * value, in place and outside of the graph."""
+    memory = array_of(running)
+    memory[...] = (memory * (1 - momentum) + value * momentum).astype(memory.dtype)
+    if running is not memory:
+        running._bump()
+
+
+def _by_running(input, mean, var, weight, bias, eps, affine):
+    """With given statistics it is one scale and one shift for each channel."""
+    dtype = array_of(input).dtype
+    scale = ops.rsqrt(ops.add(ops.cast(array_of(var), dtypes.accumulation(dtype)), eps))
+    scale = scale if weight is None else ops.mul(scale, weight)
+    shift = ops.neg(ops.mul(array_of(mean), scale))
+    shift = shift if bias is None else ops.add(shift, bias)
+    return ops.cast(ops.add(ops.mul(input, ops.reshape(scale, affine)), ops.reshape(shift, affine)), dtype)
+
+
+def _affine(out, weight, bias, affine):
+    if weight is not None:
+        out = ops.mul(out, ops.reshape(weight, affine))
+    return out if bias is None else ops.add(out, ops.reshape(bias, affine))
+
+
+def _grouped(input, groups, eps, measured=None):
+    """Each group of channels of each sample normalized."""
+    shape = array_of(input).shape
+    view = (shape[0] * groups, math.prod(shape[1:]) // max(groups, 1))
+    layout = Layout((1,), (1,), view, True, True, eps)
+    rows = ops.reshape(input, view)
+    return ops.reshape(GroupNorm.apply(rows, None, None, layout=layout, measured=measured), shape)
+
+
+@public(functional=True)
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
+    """Each of `num_groups` groups of channels of a sample (batch, channels, ...) normalized; weight, bias (channels).
+
+    As torch.nn.functional.group_norm (Wu and He 2018). Raises: RuntimeError when the groups do not divide the channels.
+    """
+    name = "group_norm"
+    array = array_of(input)
+    _floating(name, array)
+    if array.ndim < 2:
+        raise RuntimeError(f"[{name}] Expected at least 2 dimensions for input tensor but received {array.ndim}")
+    channels = array.shape[1]
+    if num_groups <= 0 or channels % num_groups:
+        raise RuntimeError(f"[{name}] Expected number of channels in input to be divisible by num_groups, but got input "
+                           f"of shape {list(array.shape)} and num_groups={num_groups}")
+    _fits(name, array, (channels,), weight, "weight")
+    _fits(name, array, (channels,), bias, "bias")
+    affine = _channel_shape(array.ndim, channels)
+    return ops.cast(_affine(_grouped(input, num_groups, eps), weight, bias, affine), array.dtype)
+
+
+@public(functional=True)
+def instance_norm(
+    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
+):
+    """Each channel of each sample (batch, channels, ...) normalized over its positions.
+
+    Running statistics, where given, move by `momentum` towards the batch's average and are used instead where
+    `use_input_stats` is False. As torch.nn.functional.instance_norm (Ulyanov et al. 2016). Raises: ValueError for one
+    position only, RuntimeError for shapes or dtypes that do not fit.
+    """
+    name = "instance_norm"
+    array = array_of(input)
+    _floating(name, array)
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    if array.ndim < 3 or math.prod(array.shape[2:]) <= 1:
+        raise ValueError(f"[{name}] Expected more than 1 spatial element when training, got input size "
+                         f"{list(array.shape)}")
+    batch, channels = array.shape[:2]
+    for other, what in ((weight, "weight"), (bias, "bias"), (running_mean, "running_mean"), (running_var, "running_var")):
+        _fits(name, array, (channels,), other, what)
+    measured = {}
+    out = _grouped(input, channels, eps, measured)
+    count = math.prod(array.shape[2:])
+    if running_mean is not None:
+        _move(running_mean, measured["mean"].reshape(batch, channels).mean(axis=0), momentum)
+    if running_var is not None:
+        unbiased = measured["variance"].reshape(batch, channels).mean(axis=0) * (count / (count - 1))
+        _move(running_var, unbiased, momentum)
+    return ops.cast(_affine(out, weight, bias, _channel_shape(array.ndim, channels)), array.dtype)
