@@ -46,7 +46,7 @@ class Imag(Operator):
         return x.imag
 
     def backward(node, grad):
-        return ops.mul(grad, 1j)
+        return ops.complex(ops.zeros_like(grad), grad)
 
 
 class ViewAsReal(Operator):

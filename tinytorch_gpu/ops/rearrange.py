@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
-from ..tensor import Tensor, attach
+from ..tensor import attach
 from .. import ops
 from .creation import host_array
 from .indexing import Index, IndexBackward
@@ -158,10 +158,10 @@ def repeat_interleave(input, repeats, dim=None, *, output_size=None):
     d = dim_of("repeat_interleave", dim, len(shape))
     n = shape[d] if shape else 1
     x = array_of(input)
-    if hasattr(repeats, "__index__") and not isinstance(repeats, Tensor):
-        counts = np.full(n, repeats.__index__())
+    if isinstance(repeats, (int, np.integer)):
+        counts = np.full(n, int(repeats))
     else:
-        counts = host_array(repeats) if not isinstance(repeats, (list, tuple)) else np.asarray(repeats)
+        counts = np.asarray(repeats) if isinstance(repeats, (list, tuple)) else host_array(repeats)
         if counts.dtype.kind not in "iu":
             raise RuntimeError(f"[repeat_interleave] repeats has to be int64 or int32, got {counts.dtype}")
         if counts.ndim > 1 or counts.size not in (1, n):
