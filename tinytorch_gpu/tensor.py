@@ -26,12 +26,13 @@ class Version:
 class View:
     """How a view comes from its base: operators to replay when the base was changed in place."""
 
-    __slots__ = ("base", "steps", "seen")
+    __slots__ = ("base", "steps", "seen", "constant")
 
-    def __init__(self, base, steps, seen):
+    def __init__(self, base, steps, seen, constant):
         self.base = base  # a Tensor that is no view itself
         self.steps = steps  # ((operator class, params), ...), applied in order to the base
         self.seen = seen  # the version for which the view's node holds
+        self.constant = constant  # made while nothing was recorded
 
 
 INFERENCE = Version()  # the counter of every tensor made in inference mode: such tensors cannot be saved
@@ -225,7 +226,7 @@ class Tensor:
         view = self._view
         if view.seen != self._version_.value:
             base = view.base
-            if base._req and base.grad_fn is not None:
+            if not view.constant and base._req and base.grad_fn is not None:
                 outer, state.grad = state.grad, True
                 try:
                     fresh = base

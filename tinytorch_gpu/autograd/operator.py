@@ -612,9 +612,9 @@ def _link_view(cls, t, source, params, index=None):
         cls = _Nth.of(cls)
     step = ((cls, params),)
     if root is None:
-        t._view = View(source, step, counter.value)
+        t._view = View(source, step, counter.value, not state.grad)
     else:
-        t._view = View(root.base, root.steps + step, counter.value)
+        t._view = View(root.base, root.steps + step, counter.value, root.constant or not state.grad)
 
 
 class _Nth:
@@ -662,13 +662,16 @@ def inplace(name, target, compute):
             "no_grad(), or on a clone()"
         )
     view = target._view
-    if recording and view is not None and view.base._req and view.base.grad_fn is None and not target._req:
+    if recording and view is not None and view.base._req and view.base.grad_fn is None:
         raise RuntimeError(f"[{name}] a view of a leaf Variable that requires grad is being used in an "
                            "in-place operation: work under no_grad(), or on a clone() of the leaf")
     if target._version_ is INFERENCE and not state.inference:
         raise RuntimeError(f"[{name}] inplace update to an inference tensor outside inference_mode: clone() it")
     memory = target._array
     out = compute()
+    if recording and view is not None and view.constant and (view.base._req or out._req):
+        raise RuntimeError(f"[{name}] a view was created in no_grad mode and is being modified inplace with grad mode "
+                           "enabled: move both inside the no_grad block, or both outside")
     result = out._array
     if result.shape != memory.shape:
         raise RuntimeError(
@@ -690,6 +693,8 @@ def inplace(name, target, compute):
                 node._owners[i] = None
     memory[...] = result.astype(memory.dtype) if result.dtype != memory.dtype else result
     target._bump()
+    if not state.grad:
+        return target  # what is recorded stays recorded: the update of a parameter, of a part of an activation
     if node is None:
         if view is not None:
             view.seen = target._version_.value
@@ -706,10 +711,20 @@ def inplace(name, target, compute):
     if result.dtype != memory.dtype:
         out = REGISTRY["Cast"].apply(out, dtype=memory.dtype)
     if view is None:
+        _move_retained(target, out._node, out._index)
         target._node, target._index, target._req = out._node, out._index, True
     else:
         _rebase(target, view, out._edge())
     return target
+
+
+def _move_retained(tensor, node, index):
+    """retain_grad() is about the tensor's newest value: it goes to the node that makes that."""
+    old = tensor._node
+    held = old.hooks.retain.get(tensor._index) if old is not None and old.hooks is not None else None
+    if held is not None and held() is tensor:
+        del old.hooks.retain[tensor._index]
+        node.hook_table().retain[index] = held
 
 
 def _rebase(target, view, edge):
@@ -717,6 +732,7 @@ def _rebase(target, view, edge):
     base_array = base._array
     node = CopySlices(base._edge(), edge, view.steps, base_array.shape, base_array.dtype)
     node.trace = None
+    _move_retained(base, node, 0)
     base._node, base._index, base._req = node, 0, True
     view.seen = -1  # the view's own edge is rebuilt from the new base
     target._req = True
