@@ -88,7 +88,7 @@ def stride(self, dim=None):
 
 
 def _address(array):
-    return array.data.ptr if hasattr(array.data, "ptr") else array.__array_interface__["data"][0]
+    return array.__array_interface__["data"][0] if hasattr(array, "__array_interface__") else array.data.ptr
 
 
 @attach("data_ptr")

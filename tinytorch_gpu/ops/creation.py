@@ -105,7 +105,7 @@ def _infer(data, where):
     for kind in (bool, int, float, complex):
         if isinstance(data, kind):
             return dtypes.scalar_dtype(kind(data))
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+    if not _is_sequence(data):
         raise RuntimeError(f"[tensor] could not infer dtype of {type(data).__name__}: expected numbers, lists or arrays")
     result = None
     for item in data:
@@ -113,6 +113,10 @@ def _infer(data, where):
         if d is not None:
             result = d if result is None else dtypes.promote_types(result, d)
     return result
+
+
+def _is_sequence(data):
+    return hasattr(data, "__len__") and hasattr(data, "__getitem__") and not hasattr(data, "keys")
 
 
 def _array_dtype(array):
@@ -131,7 +135,7 @@ def _host(data):
         return host_array(data).tolist()
     if isinstance(data, np.generic):
         return data.item()
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if _is_sequence(data):
         return [_host(item) for item in data]
     return data
 
@@ -147,6 +151,10 @@ def _from_nested(data, dtype):
     kind = data.__class__
     if kind in _LEAVES:
         wish = dtype or dtypes.scalar_dtype(data)
+        if kind is complex and not wish.is_complex:
+            raise TypeError(f"[tensor] expected a real number for {wish.name}, got {data}: take data.real")
+        if kind is int and not -(2**63) <= data < 2**63:
+            raise ValueError(f"[tensor] {data} does not fit int64")
         return np.array(number("tensor", data, wish) if wish.category == dtypes.INT or kind is complex else data, _via(wish))
     found: set = set()
     if (kind is list or kind is tuple) and _scan(data, found):
@@ -166,7 +174,8 @@ def _from_nested(data, dtype):
             raise RuntimeError(f"[tensor] {e}") from None
         raise ValueError(f"[tensor] the nested sequences differ in length: {_ragged(data)}") from None
     except OverflowError as e:
-        raise RuntimeError(f"[tensor] a value cannot be converted to {wish.name} without overflow: {e}") from None
+        kind = ValueError if wish.category != dtypes.INT or wish is dtypes.int64 else RuntimeError
+        raise kind(f"[tensor] a value cannot be converted to {wish.name} without overflow: {e}") from None
     except TypeError as e:
         raise TypeError(f"[tensor] {e}: expected numbers of {wish.name}") from None
 

@@ -80,7 +80,7 @@ def _sequence(op, tensors):
     if not isinstance(tensors, (tuple, list)):
         raise TypeError(f"[{op}] tensors must be a tuple or list of Tensors, got {type(tensors).__name__}")
     if not tensors:
-        raise RuntimeError(f"[{op}] expected a non-empty list of Tensors")
+        raise (ValueError if op == "cat" else RuntimeError)(f"[{op}] expected a non-empty list of Tensors")
     return tensors
 
 
@@ -88,7 +88,7 @@ def _sequence(op, tensors):
 def cat(tensors, dim=0):
     """Tensors one after the other along `dim`; their other sizes agree. As torch.cat.
 
-    Raises: RuntimeError when sizes differ or nothing is given.
+    Raises: RuntimeError when sizes differ, ValueError when nothing is given.
     """
     tensors = _sequence("cat", tensors)
     shapes = [shape_of(t) for t in tensors]
