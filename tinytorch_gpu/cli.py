@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 import traceback
 
@@ -65,5 +66,5 @@ def main(argv=None) -> int:
             traceback.print_exc()
         else:
             text = " ".join(str(e).split()) or "no message"
-            print(text if text.startswith("[") else f"[tinytorch-gpu] {type(e).__name__}: {text}", file=sys.stderr)
+            print(text if re.match(r"\[[a-z_]", text) else f"[tinytorch-gpu] {type(e).__name__}: {text}", file=sys.stderr)
         return 1

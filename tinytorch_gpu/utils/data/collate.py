@@ -93,7 +93,7 @@ def _numbers(batch):
     if array.dtype.kind == "f":  # whole numbers first, floats later: the default dtype, as torch.tensor has it
         return array if isinstance(batch[0], float) else array.astype(dtypes.get_default_dtype().np)
     if array.dtype.kind not in "bi":
-        raise TypeError(f"[default_collate] numbers {batch!r:.60} fit no common dtype: give the DataLoader a collate_fn")
+        raise TypeError(f"[default_collate] numbers {batch!r:.60} fit no common dtype: give a collate_fn")
     return array if array.dtype.kind == "b" else array.astype(np.int64, copy=False)
 
 

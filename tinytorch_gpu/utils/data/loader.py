@@ -182,8 +182,8 @@ class _InWorkers:
         from .worker import EXHAUSTED, FAILED
 
         if self.pool.owner and self.pool.epoch != self.epoch:
-            raise RuntimeError("[DataLoader] persistent workers went on to a newer epoch: iterate one at a time, or set "
-                               "persistent_workers=False")
+            raise RuntimeError("[DataLoader] persistent workers went on to a newer epoch: iterate one at a time, "
+                               "or set persistent_workers=False")
         while self.expected:
             number, w = self.expected.popleft()
             slot, kind, content = self._wait_for(number)

@@ -23,7 +23,7 @@ def context_of(wish):
         wish = "forkserver" if sys.platform == "linux" else "spawn"
     if isinstance(wish, str):
         if wish not in multiprocessing.get_all_start_methods():
-            raise ValueError(f"[DataLoader] multiprocessing_context should be one of forkserver and spawn, got {wish!r}")
+            raise ValueError(f"[DataLoader] multiprocessing_context should be forkserver or spawn, got {wish!r}")
         wish = multiprocessing.get_context(wish)
     if not hasattr(wish, "get_start_method"):
         raise TypeError(f"[DataLoader] multiprocessing_context should be a name or a context, got {wish!r:.60}")
@@ -40,7 +40,7 @@ class Pool:
         self.owner = os.getpid()
         self.epoch = 0
         self.processes, self.requests, self.results = [], [], []
-        segment = "tt" + secrets.token_hex(4)  # macOS allows 31 characters for the whole name
+        segment = f"tt{self.owner:x}x{secrets.token_hex(3)}"  # macOS allows 31 characters for the whole name
         self.slots = [
             [SlotReader(f"{segment}_{w}_{i}") for i in range(loader.prefetch_factor)]
             for w in range(loader.num_workers)
