@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from ..autograd.operator import OUTPUT, Pointwise, array_of
+from ..autograd.operator import OUTPUT, Operator, Pointwise, array_of
 from ..backend import dtypes
 from ..backend.device import backend_of
 from .axes import real_only
@@ -173,13 +173,14 @@ class GELU(Pointwise):
 
     def backward(node, grad):
         (x,) = node.saved
-        return GELUGradient.apply(grad, x)
+        return GELUBackward.apply(grad, x)
 
 
-class GELUGradient(Pointwise):
+class GELUBackward(Operator):
     """grad * (Phi(x) + x phi(x)); its own derivative in x is grad * phi(x) (2 - x^2)."""
 
     __slots__ = ()
+    opmath = True
 
     def forward(node, grad, x):
         xp = node.xp
@@ -202,7 +203,7 @@ class GELUGradient(Pointwise):
         density = ops.mul(ops.exp(ops.mul(square, -0.5)), 1 / math.sqrt(2 * math.pi))
         second = ops.mul(density, ops.sub(2, square)) if node.need(1) else None
         return (
-            GELUGradient.apply(h, x) if node.need(0) else None,
+            GELUBackward.apply(h, x) if node.need(0) else None,
             ops.mul(ops.mul(h, grad), second) if node.need(1) else None,
         )
 

@@ -83,10 +83,10 @@ class CrossEntropy(Operator):
 
     def backward(node, grad):
         x, total = node.saved
-        return CrossEntropyGradient.apply(ops.mul(grad, node.scale), x, total=total, rows=node.rows)
+        return CrossEntropyBackward.apply(ops.mul(grad, node.scale), x, total=total, rows=node.rows)
 
 
-class CrossEntropyGradient(Operator):
+class CrossEntropyBackward(Operator):
     """grad * (softmax(x) - one_hot(target)), weighted and smoothed; `total` is log(sum(exp(x))) of each row."""
 
     __slots__ = ("rows",)
@@ -147,10 +147,10 @@ class NLLLoss(Operator):
         return loss.sum()
 
     def backward(node, grad):
-        return NLLGradient.apply(ops.mul(grad, node.scale), rows=node.rows, shape=node.like)
+        return NLLLossBackward.apply(ops.mul(grad, node.scale), rows=node.rows, shape=node.like)
 
 
-class NLLGradient(Operator):
+class NLLLossBackward(Operator):
     """Zeros of `shape` with -grad * weight at each row's target: the adjoint of NLLLoss before its mean."""
 
     __slots__ = ("rows",)

@@ -87,8 +87,8 @@ class _Normalize(Operator):
             if node.need(2):
                 gb = ops.sum_to_size(grad, _padded(node.layout, array_of(x).ndim))
                 gb = ops.reshape(gb, node.layout.affine if node.layout.by_row else (-1,))
-            return NormalizeGradient.apply(grad, x, **params), None, gb
-        return NormalizeGradient.apply(grad, x, weight, **params)
+            return NormalizeBackward.apply(grad, x, **params), None, gb
+        return NormalizeBackward.apply(grad, x, weight, **params)
 
 
 class LayerNorm(_Normalize):
@@ -115,7 +115,7 @@ class GroupNorm(_Normalize):
     __slots__ = ()
 
 
-class NormalizeGradient(Operator):
+class NormalizeBackward(Operator):
     """P(grad * weight), and with a weight its gradient sum(grad * xhat) and the bias's sum(grad).
 
     In few passes: layer norm of (2048, 128) takes seven over the array and three matrix-vector products.
@@ -289,7 +289,7 @@ def batch_norm(
         raise RuntimeError(f"[{name}] expected input (batch, channels, ...), got shape {list(array.shape)}")
     batch, channels = array.shape[:2]
     inner = math.prod(array.shape[2:])
-    for other, what in ((weight, "weight"), (bias, "bias"), (running_mean, "running_mean"), (running_var, "running_var")):
+    for other, what in zip((weight, bias, running_mean, running_var), ("weight", "bias", "running_mean", "running_var")):
         _fits(name, array, (channels,), other, what)
     affine = _channel_shape(array.ndim, channels)
     if not training:
@@ -357,8 +357,8 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
         raise RuntimeError(f"[{name}] Expected at least 2 dimensions for input tensor but received {array.ndim}")
     channels = array.shape[1]
     if num_groups <= 0 or channels % num_groups:
-        raise RuntimeError(f"[{name}] Expected number of channels in input to be divisible by num_groups, but got input "
-                           f"of shape {list(array.shape)} and num_groups={num_groups}")
+        raise RuntimeError(f"[{name}] Expected number of channels in input to be divisible by num_groups, but got "
+                           f"input of shape {list(array.shape)} and num_groups={num_groups}")
     _fits(name, array, (channels,), weight, "weight")
     _fits(name, array, (channels,), bias, "bias")
     affine = _channel_shape(array.ndim, channels)
@@ -384,7 +384,7 @@ def instance_norm(
         raise ValueError(f"[{name}] Expected more than 1 spatial element when training, got input size "
                          f"{list(array.shape)}")
     batch, channels = array.shape[:2]
-    for other, what in ((weight, "weight"), (bias, "bias"), (running_mean, "running_mean"), (running_var, "running_var")):
+    for other, what in zip((weight, bias, running_mean, running_var), ("weight", "bias", "running_mean", "running_var")):
         _fits(name, array, (channels,), other, what)
     measured = {}
     out = _grouped(input, channels, eps, measured)

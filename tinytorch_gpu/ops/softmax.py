@@ -34,10 +34,10 @@ class Softmax(Operator):
 
     def backward(node, grad):
         (y,) = node.saved
-        return SoftmaxGradient.apply(grad, y, dim=node.dim)
+        return SoftmaxAlongBackward.apply(grad, y, dim=node.dim)
 
 
-class SoftmaxGradient(Operator):
+class SoftmaxAlongBackward(Operator):
     """y * (grad - sum(grad * y)) in four passes; from the output y."""
 
     __slots__ = ("dim",)
@@ -57,7 +57,7 @@ class SoftmaxGradient(Operator):
         d = node.dim
         hy = ops.sum(ops.mul(h, y), d, True)
         apart = ops.sub(grad, ops.sum(ops.mul(grad, y), d, True))
-        return SoftmaxGradient.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
+        return SoftmaxAlongBackward.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
 
 
 class LogSoftmax(Operator):
