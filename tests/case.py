@@ -112,18 +112,21 @@ class Case:
     `nonfinite`: False to leave NaN and infinity out; `layouts`: False to leave strides out;
     `tolerance`: a factor on every tolerance; `torch`: another function for t = torch;
     `dtype_differs`: the reason why result dtypes are not compared with PyTorch's;
+    `shapes`: False where an elementwise line does not do with inputs of every shape;
+    `torch_gradients`: False where PyTorch's own backward fails;
     `inplace_guard`: False where fn itself changes its inputs or outputs in place.
     """
 
     def __init__(
         self, name, fn, *inputs, torch=None, complex=True, half=True, real=True, integer=False, boolean=False,
         differentiable=True, gradcheck=True, order2=True, raw=True, nonfinite=True, layouts=True, tolerance=1.0, dtype_differs="",
-        inplace_guard=True, why="",
+        inplace_guard=True, shapes=True, torch_gradients=True, why="",
     ):
         for spec in inputs:
             if not isinstance(spec, (R, I, B)):
                 raise TypeError(f"[{name}] inputs are R, S, I or B, got {spec!r}: close over constants in fn")
-        relaxed = tolerance != 1 or not (gradcheck and order2 and nonfinite and layouts and inplace_guard)
+        relaxed = tolerance != 1 or not all(
+            (gradcheck, order2, nonfinite, layouts, inplace_guard, shapes, torch_gradients))
         if relaxed and not why:
             raise ValueError(f"[{name}] give the reason in why= for a check that is left out or relaxed")
         self.name, self.fn, self.inputs, self.torch_fn = name, fn, inputs, torch or fn
@@ -133,6 +136,7 @@ class Case:
         self.gradcheck, self.order2 = gradcheck, gradcheck and order2
         self.raw, self.nonfinite, self.layouts = raw, nonfinite, layouts
         self.tolerance, self.dtype_differs, self.inplace_guard = tolerance, dtype_differs, inplace_guard
+        self.shapes, self.torch_gradients = shapes, torch_gradients
         same = sum(c.name == name for c in CASES)
         self.id = name if not same else f"{name}-{same + 1}"
         CASES.append(self)
@@ -309,7 +313,7 @@ def watched(see):
 
 def operators_of(case, name=None):
     """The operator classes that the forward of a line applies, in dtype `name`."""
-    seen = []
+    seen: list[type] = []
     inputs = [tensor(a) for a in case.draw(np.random.default_rng(0), name or case.dtypes()[0])]
     with watched(lambda cls, *rest: seen.append(cls)):
         case.fn(ours, *inputs)

@@ -65,14 +65,6 @@ def view_then_add_(t, x, w):
 
 
 @program
-def view_then_mul_by_itself(t, x, w):
-    b = x.clone()
-    v = b[1:]
-    v.mul_(v)
-    return [b, v]
-
-
-@program
 def view_of_a_view(t, x, w):
     b = x.clone()
     v = b[1:]
@@ -270,14 +262,6 @@ def in_place_chain(t, x, w):
     y.add_(w)
     y.mul_(w)
     y.sub_(1)
-    return [y]
-
-
-@program
-def in_place_with_itself(t, x, w):
-    y = x * 1
-    y.mul_(y)
-    y.add_(y)
     return [y]
 
 
@@ -486,6 +470,42 @@ def view_made_in_no_grad_then_changed(t, x, w):
 
 
 @program
+def view_made_in_no_grad_changed_by_a_recorded_value(t, x, w):
+    b = t.zeros_like(x)
+    with t.no_grad():
+        v = b[0]
+    v.mul_(w[0])
+    return [b]
+
+
+@program
+def view_made_in_inference_mode_then_changed(t, x, w):
+    b = x.clone()
+    with t.inference_mode():
+        v = b[0]
+    v.mul_(2)
+    return [b]
+
+
+@program
+def view_of_constants_made_in_no_grad(t, x, w):
+    b = t.zeros_like(x)
+    with t.no_grad():
+        v = b[0]
+    v.add_(2)
+    return [b, b * w]
+
+
+@program
+def update_of_a_leaf_through_views_in_no_grad(t, x, w):
+    with t.no_grad():
+        x[0].mul_(w[0])
+        x[1:, 0] = 0.5
+        x.view(12)[3:5].zero_()
+    return [x * w, x.requires_grad, x.is_leaf]
+
+
+@program
 def change_in_no_grad_keeps_the_graph(t, x, w):
     b = x.clone()
     with t.no_grad():
@@ -577,7 +597,16 @@ def retained_gradient_of_a_changed_tensor(t, x, w):
     return [y.grad, x.grad.clone()]
 
 
-# requires_grad in between
+@program
+def retained_gradient_of_a_base_changed_through_a_view(t, x, w):
+    b = x * 2
+    b.retain_grad()
+    b[0].mul_(w[0])
+    t.sum(t.mul(b, w)).backward()
+    return [b.grad]
+
+
+# constants
 
 @program
 def in_place_with_a_constant_tensor(t, x, w):
@@ -586,12 +615,26 @@ def in_place_with_a_constant_tensor(t, x, w):
     return [y]
 
 
-@program
-def requires_grad_of_views(t, x, w):
-    c = t.zeros_like(x)
-    v = c[0]
-    c.requires_grad_()
-    return [v.requires_grad, c[0].requires_grad]
+def test_an_operand_that_is_the_target_itself(rng, torch):
+    """y.mul_(y): PyTorch refuses the backward; here the old value is kept, and the gradient is that of y * y."""
+    values = rng.uniform(0.2, 0.9, (3, 4))
+    x, z = tensor(values, True), torch_tensor(torch, values, True)
+    y = x * 1
+    y.mul_(y)
+    ops.sum(y).backward()
+    (z * z).sum().backward()
+    close(x.grad, z.grad, 1e-14, "gradient")
+
+
+def test_outputs_of_unbind_may_be_changed(rng, torch):
+    """PyTorch refuses a change of one of several views; here it reaches the base like any other."""
+    values = rng.uniform(0.2, 0.9, (3, 4))
+    x, z = tensor(values, True), torch_tensor(torch, values, True)
+    b = x.clone()
+    b.unbind(0)[1].mul_(x[0])
+    ops.sum(b).backward()
+    torch.stack([z[0], z[1] * z[0], z[2]]).sum().backward()
+    close(x.grad, z.grad, 1e-14, "gradient")
 
 
 def test_operator_inplace_returns_its_target(rng):

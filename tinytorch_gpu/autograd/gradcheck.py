@@ -107,7 +107,7 @@ def _checked_inputs(inputs):
         if x.dtype.to_complex() is not dtypes.complex128:
             warnings.warn(f"[gradcheck] input {i} requires gradient and is {x.dtype.name}, not double precision: "
                           "differences will likely be too coarse", stacklevel=3)
-        if any(s == 0 and n > 1 for s, n in zip(x._array.strides, x.shape)):
+        if x._array.size and any(s == 0 and n > 1 for s, n in zip(x._array.strides, x.shape)):
             raise ValueError(f"[gradcheck] input {i} has a dimension with stride 0: its elements share memory, clone() it")
         wanting.append(i)
     if not wanting:
@@ -215,7 +215,7 @@ class _Check:
                         for j, moved in enumerate(self.derivative(i, index, unit)):
                             rows[u][j].append(moved.reshape(-1))
                 self.differences[i] = [
-                    [np.array(r).reshape(-1, o._array.size) for r, o in zip(each, self.outputs)] for each in rows
+                    [np.array(r).reshape(x._array.size, o._array.size) for r, o in zip(each, self.outputs)] for each in rows
                 ]
         return self.differences
 
