@@ -449,12 +449,12 @@ Case("LayerNorm", lambda t, x, w, b: t.nn.functional.layer_norm(x, (4,), w, b), 
 Case("LayerNorm plain", lambda t, x: t.nn.functional.layer_norm(x, (2, 4), eps=0.1), R(3, 2, 4), complex=False)
 Case("RMSNorm", lambda t, x, w: t.nn.functional.rms_norm(x, (4,), w), R(3, 4), R(4), complex=False)
 Case("RMSNorm plain", lambda t, x: t.nn.functional.rms_norm(x, (4,), eps=0.1), R(2, 3, 4), complex=False)
+_FOLDED = dict(nonfinite=False, why="PyTorch folds mean and weight into one shift: infinite weights give NaN")
 Case("BatchNorm", lambda t, x, w, b: t.nn.functional.batch_norm(x, None, None, w, b, True), R(4, 3, 2), R(3), R(3),
-     complex=False)
+     complex=False, **_FOLDED)
 Case("BatchNorm plain", lambda t, x: t.nn.functional.batch_norm(x, None, None, training=True), R(4, 3), complex=False)
 Case("BatchNorm eval", lambda t, x, m, v, w, b: t.nn.functional.batch_norm(x, m, v, w, b), R(4, 3, 2), R(3, grad=False),
      R(3, positive=True, grad=False), R(3), R(3), complex=False)
-_FOLDED = dict(nonfinite=False, why="PyTorch folds mean and weight into one shift: infinite weights give NaN")
 Case("GroupNorm", lambda t, x, w, b: t.nn.functional.group_norm(x, 2, w, b), R(3, 4, 2), R(4), R(4), complex=False,
      **_FOLDED)
 Case("InstanceNorm", lambda t, x, w, b: t.nn.functional.instance_norm(x, weight=w, bias=b), R(3, 2, 4), R(2), R(2),
@@ -511,7 +511,8 @@ Case("Place", lambda t, x, i: REGISTRY["Place"].apply(x, index=array_of(i), dim=
 Case("SoftmaxAlongBackward", lambda t, g, y: REGISTRY["SoftmaxAlongBackward"].apply(g, y, dim=0), R(3, 4), R(3, 4),
      complex=False, torch=lambda t, g, y: y * (g - (g * y).sum(0, True)), nonfinite=False, why="inf - inf in another order")
 Case("GELUBackward", lambda t, g, x: REGISTRY["GELUBackward"].apply(g, x), R(3, 4), R(3, 4), complex=False, nonfinite=False,
-     why="0 * inf in another order", torch=lambda t, g, x: g * ((1 + t.erf(x / 2**0.5)) / 2 + x * t.exp(-x * x / 2) / (2 * t.pi) ** 0.5))
+     why="0 * inf in another order",
+     torch=lambda t, g, x: g * ((1 + t.erf(x / 2**0.5)) / 2 + x * t.exp(-x * x / 2) / (2 * t.pi) ** 0.5))
 Case("NormalizeBackward", _gradient(lambda t, x, w: t.nn.functional.layer_norm(x, (4,), w)), R(3, 4), R(4), R(3, 4),
      complex=False, half=False, raw=False, tolerance=4, **_INSIDE)
 Case("NormalizeBackward of channels", _gradient(lambda t, x, w: t.nn.functional.batch_norm(x, None, None, w, training=True)),
