@@ -22,7 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tinytorch-gpu", allow_abbrev=False,
         description="PyTorch-style automatic differentiation on a GPU through CuPy, and on NumPy without one.",
-        epilog="TINYTORCH_DEVICE=auto|cpu|sim|cuda chooses the device; TINYTORCH_TRACEBACK=1 shows where an error arose.",
+        epilog="TINYTORCH_DEVICE=auto|cpu|sim|cuda chooses the device; TINYTORCH_TRACEBACK=1 shows where an error "
+               "arose.",
     )
     parser.add_argument("--version", action="version", version=f"tinytorch-gpu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -66,5 +67,6 @@ def main(argv=None) -> int:
             traceback.print_exc()
         else:
             text = " ".join(str(e).split()) or "no message"
-            print(text if re.match(r"\[[a-z_]", text) else f"[tinytorch-gpu] {type(e).__name__}: {text}", file=sys.stderr)
+            named = re.match(r"\[[a-zA-Z_]+\]", text)
+            print(text if named else f"[tinytorch-gpu] {type(e).__name__}: {text}", file=sys.stderr)
         return 1
