@@ -121,7 +121,7 @@ for _name in ("isnan", "isinf", "isfinite"):
 Case("LogicalOr isclose", lambda t, x, y: t.isclose(x, y, rtol=0.5), R(3, 4), R(4), differentiable=False)
 Case("Where", lambda t, c, x, y: t.where(c, x, y), B(3, 4), R(3, 1), R(4), integer=True)
 Case("Clamp", lambda t, x: t.clamp(x, -0.7, 1.1), R(3, 4), complex=False, integer=True)
-Case("Clamp tensors", lambda t, x, a, b: t.clamp(x, a, b), R(3, 4), R(3, 4, low=-2, high=-0.5), R(3, 4, low=0.5, high=2),
+Case("Clamp tensors", lambda t, x, a, b: t.clamp(*t.broadcast_tensors(x, a, b)), R(3, 4), R(3, 4, low=-2, high=-0.5), R(3, 4, low=0.5, high=2),
      complex=False)
 Case("Clamp broadcast", lambda t, x, a: t.clamp(x, a), R(3, 4), R(4, low=-2, high=-0.5), complex=False)
 Case("Clamp min", lambda t, x: t.clamp_min(x, 0.3), R(3, 4), complex=False)

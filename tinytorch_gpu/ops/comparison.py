@@ -18,7 +18,8 @@ class _Compare(Pointwise):
 
 def _binary(name, ufunc, methods, doc, operator_base=_Compare, inplace=False):
     cls = type(operator_base)("".join(w.capitalize() for w in name.split("_")), (operator_base,), {
-        "__slots__": (), "ufunc": ufunc, "__module__": __name__, "__doc__": doc,
+        "__slots__": (), "ufunc" if operator_base is _Compare else "function": ufunc, "__module__": __name__,
+        "__doc__": doc,
     })
 
     def f(input, other):
@@ -31,9 +32,13 @@ def _binary(name, ufunc, methods, doc, operator_base=_Compare, inplace=False):
 
 
 class _Logical(_Compare):
-    """Operands count as true where they are not 0."""
+    """Operands count as true where they are not 0. CuPy's logical functions take no complex numbers."""
 
     __slots__ = ()
+
+    def forward(node, *operands):
+        truth = [x != 0 if getattr(x, "dtype", None) is not None and x.dtype.kind == "c" else x for x in operands]
+        return getattr(node.xp, node.function)(*truth)
 
 
 lt = _binary("lt", "less", ["lt", "__lt__", "less"], "input < other.")
@@ -78,11 +83,11 @@ class BitwiseNot(_Compare):
     ufunc = "invert"
 
 
-class LogicalNot(_Compare):
+class LogicalNot(_Logical):
     """True where the operand is 0."""
 
     __slots__ = ()
-    ufunc = "logical_not"
+    function = "logical_not"
 
 
 class Isnan(_Compare):

@@ -52,7 +52,9 @@ class Sgn(Pointwise):
         node.save(x)
         xp = node.xp
         if x.dtype.kind != "c":
-            return xp.sign(x)
+            if x.dtype.kind in "iub":
+                return xp.sign(x)
+            return xp.greater(x, 0).astype(x.dtype) - xp.less(x, 0)  # 0 for NaN, as PyTorch; xp.sign gives NaN
         size = xp.absolute(x)
         return xp.where(size == 0, 0, x / xp.where(size == 0, 1, size)).astype(x.dtype)
 

@@ -129,7 +129,9 @@ def swapaxes(self, axis1, axis2):
 
 
 def diagonal(self, offset=0, axis1=0, axis2=1):
-    return view_of(self, self._np.diagonal(offset, axis1, axis2))
+    raw = self._np.diagonal(offset, axis1, axis2)
+    raw.flags.writeable = True  # NumPy's is read-only, CuPy's is not
+    return view_of(self, raw)
 
 
 def ravel(self, order="C"):

@@ -280,6 +280,10 @@ def ndim(a):
     return own_argument(a).ndim if not isinstance(a, SCALARS) else 0
 
 
+def diagonal(a, offset=0, axis1=0, axis2=1):
+    return own_argument(a).diagonal(offset, axis1, axis2)
+
+
 def get_default_memory_pool():
     return POOL
 
@@ -292,7 +296,7 @@ def get_array_module(*args):
 
 __all__ = [
     "arange", "argsort", "array", "asanyarray", "asarray", "ascontiguousarray", "asfortranarray", "asnumpy",
-    "astype", "clip", "copy", "copyto", "empty", "empty_like", "full", "full_like", "get_array_module",
+    "astype", "clip", "copy", "copyto", "diagonal", "empty", "empty_like", "full", "full_like", "get_array_module",
     "get_default_memory_pool", "imag", "lexsort", "ndim", "nonzero", "ones", "ones_like", "put",
     "put_along_axis", "real", "repeat", "shape", "size", "sort", "take", "take_along_axis", "where", "zeros",
     "zeros_like",
