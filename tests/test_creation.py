@@ -138,7 +138,7 @@ FACTORIES = {
                          t.arange(0, 1, 0.1), t.arange(3, dtype=t.float16), t.arange(1, 2.5, dtype=t.int32)),
     "tril_indices": lambda t: (t.tril_indices(3, 4), t.tril_indices(3, 4, -1), t.triu_indices(3, 3, 1)),
     "like": lambda t: (t.zeros_like(t.ones(2, dtype=t.int8)), t.ones_like(t.zeros(2), dtype=t.float64),
-                       t.full_like(t.zeros(2, 2), 7), t.empty_like(t.zeros(2, 3)) * 0),
+                       t.full_like(t.zeros(2, 2), 7), t.empty_like(t.zeros(2, 3)).zero_()),
     "new": lambda t: (t.zeros(2, dtype=t.int32).new_zeros(3), t.zeros(2).new_ones((2, 2)), t.zeros(1).new_full((2,), 5),
                       t.zeros(1, dtype=t.float64).new_tensor([1, 2]), t.zeros(1).new_empty(2, 0)),
     "meshgrid": lambda t: (*t.meshgrid(t.arange(2), t.arange(3), indexing="ij"), *t.meshgrid(t.arange(2), t.arange(3),
