@@ -124,7 +124,10 @@ def _spread(places, values, size):
 
 
 class BackwardHooks:
-    """The full backward hooks of one call of a module, between a boundary at its inputs and one at its outputs."""
+    """The full backward hooks of one call of a module, between a boundary at its inputs and one at its outputs.
+
+    An input that requires no gradient has None in grad_input (PyTorch makes zeros for floating tensors).
+    """
 
     def __init__(self, module, hooks, pre_hooks):
         self.module, self.hooks, self.pre_hooks = module, hooks, pre_hooks

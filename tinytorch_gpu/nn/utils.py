@@ -74,17 +74,22 @@ def clip_grads_with_norm_(parameters, max_norm: float, total_norm: Tensor, forea
 
 
 def _scale(grads, max_norm, total_norm):
-    for g in grads:
-        array = g._array
-        xp = xp_of(array)
-        norm = (total_norm if total_norm.device == g.device else total_norm.to(device=g.device))._array
-        # always multiplied, so that the host need not know whether the norm is too large
-        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-        if array.dtype in dtypes.HALF:
-            array[...] = (array.astype("float32") * factor).astype(array.dtype)
-        else:
-            xp.multiply(array, xp.asarray(factor).astype(dtypes.of(array).to_real().np), out=array)
-        g._bump()
+    factors = {}  # (device, dtype) -> 0-d array
+    with dtypes.quiet():  # an infinite norm makes NaN of infinite gradients, as in PyTorch
+        for g in grads:
+            array = g._array
+            xp = xp_of(array)
+            half = array.dtype in dtypes.HALF
+            kind = g.device, dtypes.accumulation(dtypes.of(array).to_real().np)
+            if kind not in factors:
+                norm = (total_norm if total_norm.device == g.device else total_norm.to(device=g.device))._array
+                # always multiplied, so that the host need not know whether the norm is too large
+                factors[kind] = xp.asarray(xp.minimum(max_norm / (norm + 1e-6), 1.0)).astype(kind[1])
+            if half:
+                array[...] = (array.astype(kind[1]) * factors[kind]).astype(array.dtype)
+            else:
+                xp.multiply(array, factors[kind], out=array)
+            g._bump()
 
 
 @no_grad()
