@@ -9,6 +9,7 @@ from ..tensor import Tensor
 from .axes import real_only
 from .loss import reduction_of
 from .registry import public
+from .sums import kept_max, kept_sum
 
 
 def _at(xp, target, axis):
@@ -61,18 +62,19 @@ class CrossEntropy(Operator):
         rows = node.rows = _Rows(xp, x, target, weight, ignore, smoothing)
         axis = rows.axis
         with dtypes.quiet():
-            top = x.max(axis=axis, keepdims=True)
+            top = kept_max(x, axis)
             shifted = xp.subtract(x, top)
             picked = shifted[_at(xp, rows.target, axis)]
             if smoothing:
                 every = (shifted if weight is None else shifted * _classwise(weight, axis, x.ndim)).sum(axis=axis)
             xp.exp(shifted, out=shifted)
-            total = xp.log(shifted.sum(axis=axis))
+            total = xp.log(kept_sum(shifted, axis))
+            node.save(x, total + top)
+            total = total.squeeze(axis)
             loss = (total - picked) * rows.pick
             if smoothing:
                 loss = loss + (total * rows.mass - every) * rows.rest
             loss = xp.where(rows.kept, loss, 0)
-            node.save(x, xp.expand_dims(total, axis) + top)
             node.scale = 1.0
             if reduction == "none":
                 return loss

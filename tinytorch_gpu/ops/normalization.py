@@ -13,7 +13,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
 from .axes import real_only
 from .registry import public
-from .sums import along_rows, sum_leading, weighted_rows
+from .sums import along_rows, kept_sum, sum_leading, weighted_rows
 
 
 class Layout:
@@ -33,7 +33,7 @@ class Layout:
     def totals(self, x):
         """Sums over the normalized dimensions, to broadcast over the view."""
         if self.by_row:
-            return x.sum(axis=1, keepdims=True)
+            return kept_sum(x, 1)
         return self.channel_sums(x).reshape(1, -1, 1)
 
     def channel_sums(self, x):

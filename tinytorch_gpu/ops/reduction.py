@@ -10,6 +10,7 @@ from ..backend.device import is_array
 from ..tensor import Tensor
 from .axes import axes_of, axis_of, count_of, float_only, kept_shape
 from .registry import public
+from .sums import sum_leading
 
 
 def spread(grad, shape, axes):
@@ -18,6 +19,12 @@ def spread(grad, shape, axes):
     if array_of(grad).shape != kept:
         grad = ops.reshape(grad, kept)
     return ops.expand(grad, shape)
+
+
+def _total(x, axes, keepdim):
+    if axes is not None and axes[-1] == len(axes) - 1 and not keepdim:
+        return sum_leading(x, len(axes))
+    return x.sum(axis=axes, keepdims=keepdim)
 
 
 class Sum(Operator):
@@ -30,7 +37,7 @@ class Sum(Operator):
         node.shape_in, node.axes = x.shape, axes
         if x.dtype.kind in "biu":
             return x.sum(axis=axes, keepdims=keepdim, dtype=dtypes.int64.np)
-        return x.sum(axis=axes, keepdims=keepdim)
+        return _total(x, axes, keepdim)
 
     def backward(node, grad):
         return spread(grad, node.shape_in, node.axes)
@@ -45,7 +52,7 @@ class Mean(Operator):
     def forward(node, x, axes, keepdim):
         node.shape_in, node.axes = x.shape, axes
         n = count_of(x.shape, axes)
-        return x.sum(axis=axes, keepdims=keepdim) * (1 / n if n else float("nan"))
+        return _total(x, axes, keepdim) * (1 / n if n else float("nan"))
 
     def backward(node, grad):
         n = count_of(node.shape_in, node.axes)

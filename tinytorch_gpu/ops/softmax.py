@@ -6,6 +6,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
 from .axes import axis_of, real_only
 from .registry import public
+from .sums import kept_max, kept_sum
 
 
 def _below_top(xp, x, dim):
@@ -13,7 +14,7 @@ def _below_top(xp, x, dim):
     if not x.size:
         return x.copy()
     with dtypes.quiet():
-        return xp.subtract(x, x.max(axis=dim, keepdims=True))
+        return xp.subtract(x, kept_max(x, dim))
 
 
 class Softmax(Operator):
@@ -28,7 +29,7 @@ class Softmax(Operator):
         y = _below_top(node.xp, x, dim)
         with dtypes.quiet():
             node.xp.exp(y, out=y)
-            node.xp.multiply(y, node.xp.reciprocal(y.sum(axis=dim, keepdims=True)), out=y)
+            node.xp.multiply(y, node.xp.reciprocal(kept_sum(y, dim)), out=y)
         node.save(y)
         return y
 
@@ -48,7 +49,7 @@ class SoftmaxAlongBackward(Operator):
         node.save(grad, y)
         xp = node.xp
         out = xp.multiply(grad, y)
-        total = out.sum(axis=dim, keepdims=True)
+        total = kept_sum(out, dim)
         xp.subtract(grad, total, out=out)
         return xp.multiply(out, y, out=out)
 
@@ -72,7 +73,7 @@ class LogSoftmax(Operator):
         xp = node.xp
         y = _below_top(xp, x, dim)
         with dtypes.quiet():
-            xp.subtract(y, xp.log(xp.exp(y).sum(axis=dim, keepdims=True)), out=y)
+            xp.subtract(y, xp.log(kept_sum(xp.exp(y), dim)), out=y)
         node.save(y)
         return y
 
