@@ -11,16 +11,16 @@ from ..tensor import Tensor
 from .. import ops
 from . import segments
 from .registry import public
+from .views import ViewOperator
 
 _BASIC = frozenset((int, slice, type(None), type(Ellipsis)))
 _ALL = slice(None)
 
 
-class Slice(Operator):
+class Slice(ViewOperator):
     """Basic indexing: a view. `index` is a tuple that ends with an Ellipsis or has one."""
 
     __slots__ = ("index", "full")
-    view = True
 
     def forward(node, x, index):
         node.index, node.full = index, x.shape

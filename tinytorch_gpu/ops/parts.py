@@ -8,6 +8,7 @@ from ..backend import dtypes
 from ..tensor import Tensor
 from .. import ops
 from .registry import public
+from .views import ViewOperator
 
 
 class Complex(Operator):
@@ -23,11 +24,10 @@ class Complex(Operator):
         return ops.real(grad), ops.imag(grad) if node.need(1) else None
 
 
-class Real(Operator):
+class Real(ViewOperator):
     """The real part, a view."""
 
     __slots__ = ()
-    view = True
 
     def forward(node, x):
         return x.real
@@ -36,11 +36,10 @@ class Real(Operator):
         return grad
 
 
-class Imag(Operator):
+class Imag(ViewOperator):
     """The imaginary part, a view."""
 
     __slots__ = ()
-    view = True
 
     def forward(node, x):
         return x.imag
@@ -49,11 +48,10 @@ class Imag(Operator):
         return ops.complex(ops.zeros_like(grad), grad)
 
 
-class ViewAsReal(Operator):
+class ViewAsReal(ViewOperator):
     """(..., 2) real and imaginary parts in the same memory."""
 
     __slots__ = ()
-    view = True
 
     def forward(node, x):
         real = dtypes.of(x).to_real().np
@@ -63,11 +61,10 @@ class ViewAsReal(Operator):
         return ops.view_as_complex(ops.contiguous(grad))
 
 
-class ViewAsComplex(Operator):
+class ViewAsComplex(ViewOperator):
     """(...) complex numbers over (..., 2) parts in the same memory."""
 
     __slots__ = ()
-    view = True
 
     def forward(node, x):
         return x.view(dtypes.of(x).to_complex().np).reshape(x.shape[:-1])

@@ -13,6 +13,7 @@ from .. import ops
 from .creation import host_array
 from .indexing import Index, IndexBackward
 from .registry import public
+from .views import ViewOperator
 from .shape import _ints, dim_of, shape_of
 
 
@@ -74,10 +75,8 @@ class Triu(Operator):
         return Triu.apply(grad, diagonal=node.diagonal)
 
 
-class Diagonal(Operator):
+class Diagonal(ViewOperator):
     """A diagonal of two dimensions as the last one, a view."""
-
-    view = True
 
     def forward(node, x, offset, dim1, dim2):
         node.params = dict(size=x.shape, offset=offset, dim1=dim1, dim2=dim2)

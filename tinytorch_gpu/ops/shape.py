@@ -4,10 +4,11 @@ from __future__ import annotations
 import math
 import operator
 
-from ..autograd.operator import Operator, array_of
+from ..autograd.operator import array_of
 from ..tensor import Tensor, attach
 from .. import ops
 from .registry import public
+from .views import ViewOperator
 
 
 def dim_of(op, dim, ndim, extra=0) -> int:
@@ -49,11 +50,10 @@ def _resolve(op, shape, size) -> tuple:
     raise RuntimeError(f"[{op}] shape '{list(size)}' is invalid for input of size {n} (shape {list(shape)})")
 
 
-class Reshape(Operator):
+class Reshape(ViewOperator):
     """The same elements in another shape: a view where the strides allow it, else a copy."""
 
     __slots__ = ("full",)
-    view = True
 
     def forward(node, x, size):
         node.full = x.shape
@@ -63,11 +63,10 @@ class Reshape(Operator):
         return ops.reshape(grad, node.full)
 
 
-class Transpose(Operator):
+class Transpose(ViewOperator):
     """Two dimensions exchanged."""
 
     __slots__ = ("dims",)
-    view = True
 
     def forward(node, x, dim0, dim1):
         node.dims = dim0, dim1
@@ -77,11 +76,10 @@ class Transpose(Operator):
         return Transpose.apply(grad, dim0=node.dims[0], dim1=node.dims[1])
 
 
-class Permute(Operator):
+class Permute(ViewOperator):
     """The dimensions in another order."""
 
     __slots__ = ("dims",)
-    view = True
 
     def forward(node, x, dims):
         node.dims = dims

@@ -1,0 +1,39 @@
+"""ViewOperator: the short way for operators that only look at their input's memory in another shape."""
+from __future__ import annotations
+
+from ..autograd import modes
+from ..autograd.modes import state
+from ..autograd.operator import Operator, _link_view, _order
+from ..backend.device import _by_class
+from ..tensor import Tensor, make
+
+_general = Operator.apply.__func__
+_new = object.__new__
+
+
+class ViewOperator(Operator):
+    """A view of one operand: nothing is promoted or saved, so most of `apply` falls away."""
+
+    __slots__ = ()
+    view = True
+
+    @classmethod
+    def apply(cls, source, **params):
+        if isinstance(source, Tensor):
+            if modes.anomaly is not None:
+                return _general(cls, source, **params)
+            node = _new(cls)
+            out = node.forward(source._array, **params)
+            t = make(out)
+            if source._req and state.grad:
+                node.edges = (source._edge(),)
+                node.wanted = node._tensors = node._saved = node.hooks = node._unpack = node.metas = node.trace = None
+                node._widen = False
+                node.order = next(_order)
+                node.shape, node.dtype = out.shape, out.dtype
+                t._node, t._req = node, True
+            _link_view(cls, t, source, params)
+            return t
+        if source.__class__ in _by_class:
+            return _new(cls).forward(source, **params)
+        return _general(cls, source, **params)
