@@ -1,4 +1,4 @@
-"""The table of operators: one line each (more for options); tests/test_ops.py makes the tests. See case.py for the words."""
+"""The table of operators: one line each (more for options); test_ops.py makes the tests. See case.py for the words."""
 from __future__ import annotations
 
 import numpy as np
@@ -513,6 +513,8 @@ Case("SoftmaxAlongBackward", lambda t, g, y: REGISTRY["SoftmaxAlongBackward"].ap
 Case("GELUBackward", lambda t, g, x: REGISTRY["GELUBackward"].apply(g, x), R(3, 4), R(3, 4), complex=False, nonfinite=False,
      why="0 * inf in another order",
      torch=lambda t, g, x: g * ((1 + t.erf(x / 2**0.5)) / 2 + x * t.exp(-x * x / 2) / (2 * t.pi) ** 0.5))
+Case("GELUTanhBackward", _gradient(lambda t, x: t.nn.functional.gelu(x, approximate="tanh")), R(3, 4), R(3, 4), complex=False,
+     half=False, raw=False, **_INSIDE)
 Case("NormalizeBackward", _gradient(lambda t, x, w: t.nn.functional.layer_norm(x, (4,), w)), R(3, 4), R(4), R(3, 4),
      complex=False, half=False, raw=False, tolerance=4, **_INSIDE)
 Case("NormalizeBackward of channels", _gradient(lambda t, x, w: t.nn.functional.batch_norm(x, None, None, w, training=True)),

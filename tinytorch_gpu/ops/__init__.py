@@ -4,6 +4,6 @@ from . import foundation, arithmetic, comparison, pointwise  # noqa: E402,F401
 from . import creation, shape, parts, indexing, joining, rearrange, padding, scatter, assignment  # noqa: E402,F401
 from . import fills, sampling, conversion, sorting, printing  # noqa: E402,F401
 from . import matmul, einsum, embedding, dropout, attention, convolution, pooling  # noqa: E402,F401
-from . import reduction, scan, statistics, activation, softmax, normalization, loss, classification  # noqa: E402,F401
+from . import reduction, scan, statistics, activation, gelu, softmax, normalization, loss, classification  # noqa: E402,F401
 
 globals().update(PUBLIC)  # functions over the modules of the same name: ops.softmax is the function (keep this last)

@@ -1,12 +1,11 @@
-"""Activation functions: relu, gelu, silu, sigmoid, softplus, elu and their kin."""
+"""Activation functions: relu, silu, sigmoid, softplus, elu and their kin; gelu has a file of its own."""
 from __future__ import annotations
 
 import math
 
 from .. import ops
-from ..autograd.operator import OUTPUT, Operator, Pointwise, array_of
+from ..autograd.operator import Pointwise, array_of
 from ..backend import dtypes
-from ..backend.device import backend_of
 from .axes import real_only
 from .registry import public
 
@@ -15,7 +14,6 @@ class ReLU(Pointwise):
     """max(x, 0). The output is saved: the next layer saves the same array, so it costs no memory of its own."""
 
     __slots__ = ()
-    keeps = OUTPUT
 
     def forward(node, x):
         kind = x.dtype.type
@@ -164,108 +162,6 @@ class Hardtanh(Pointwise):
         return ops.mul(grad, (x > node.low) & (x < node.high))
 
 
-class GELU(Pointwise):
-    """x Phi(x), Phi the normal distribution's function."""
-
-    __slots__ = ()
-    promotion = "float"
-
-    def forward(node, x):
-        node.save(x)
-        y = normal_cdf(node.xp, x if x.ndim else x.reshape(1), times_x=True)
-        return y if x.ndim else y.reshape(())
-
-    def backward(node, grad):
-        (x,) = node.saved
-        return GELUBackward.apply(grad, x)
-
-
-class GELUBackward(Operator):
-    """grad * (Phi(x) + x phi(x)); its own derivative in x is grad * phi(x) (2 - x^2)."""
-
-    __slots__ = ()
-    opmath = True
-
-    def forward(node, grad, x):
-        xp = node.xp
-        node.save(grad, x)
-        if not x.ndim:
-            x = x.reshape(1)
-        slope = normal_cdf(xp, x)
-        with dtypes.quiet():
-            density = xp.multiply(x, x)
-            xp.multiply(density, -0.5, out=density)
-            xp.exp(density, out=density)
-            xp.multiply(density, 1 / math.sqrt(2 * math.pi), out=density)
-            xp.multiply(density, x, out=density)
-            xp.add(slope, density, out=slope)
-            return xp.multiply(slope, grad, out=slope).reshape(grad.shape)
-
-    def backward(node, h):
-        grad, x = node.saved
-        square = ops.mul(x, x)
-        density = ops.mul(ops.exp(ops.mul(square, -0.5)), 1 / math.sqrt(2 * math.pi))
-        second = ops.mul(density, ops.sub(2, square)) if node.need(1) else None
-        return (
-            GELUBackward.apply(h, x) if node.need(0) else None,
-            ops.mul(ops.mul(h, grad), second) if node.need(1) else None,
-        )
-
-
-# atanh(2 Phi(x) - 1) = x P(x^2): least squares weighted for the error of x Phi(x), at most 7e-8 in exact arithmetic;
-# in float32 6e-7 where x Phi(x) is about 3. The same form as the tanh approximation of GELU, whose P has degree 1.
-NORMAL = (1.8139270432243591e-09, -1.3378319432890272e-07, 3.97407081277208e-06, -5.527338849220372e-05,
-          -3.3026688222791086e-05, 0.03633414908228488, 0.7978842684374937)
-
-
-def normal_cdf(xp, x, times_x=False):
-    """Phi(x) of a raw array, or x Phi(x), in an array of its own."""
-    if x.dtype != dtypes.float32.np:
-        y = backend_of(x).special.erf(x * (1 / math.sqrt(2)))
-        y += 1
-        y *= 0.5
-        with dtypes.quiet():
-            return y * x if times_x else y
-    with dtypes.quiet():  # far out the polynomial overflows to infinity, and tanh is 1
-        square = xp.multiply(x, x)
-        y = xp.multiply(square, NORMAL[0])
-        for c in NORMAL[1:-1]:
-            xp.add(y, c, out=y)
-            xp.multiply(y, square, out=y)
-        xp.add(y, NORMAL[-1], out=y)
-        xp.multiply(y, x, out=y)
-        xp.tanh(y, out=y)
-        half = xp.multiply(x, 0.5, out=square) if times_x else 0.5
-        xp.multiply(y, half, out=y)
-        return xp.add(y, half, out=y)
-
-
-ROOT, CUBE = math.sqrt(2 / math.pi), 0.044715
-
-
-class GELUTanh(Pointwise):
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
-
-    __slots__ = ()
-    promotion = "float"
-
-    def forward(node, x):
-        xp = node.xp
-        node.save(x)
-        with dtypes.quiet():
-            y = xp.tanh((x * x * (ROOT * CUBE) + ROOT) * x)
-            half = x * 0.5
-            return y * half + half
-
-    def backward(node, grad):
-        (x,) = node.saved
-        square = ops.mul(x, x)
-        inner = ops.mul(x, ops.add(ops.mul(square, ROOT * CUBE), ROOT))
-        t = ops.tanh(inner)
-        slope = ops.mul(ops.mul(x, ops.sub(1, ops.mul(t, t))), ops.add(ops.mul(square, 3 * ROOT * CUBE), ROOT))
-        return ops.mul(grad, ops.mul(ops.add(ops.add(t, 1), slope), 0.5))
-
-
 def _either(name, cls, input, inplace, **params):
     real_only(name, array_of(input))
     return cls.inplace(input, **params) if inplace else cls.apply(input, **params)
@@ -284,17 +180,6 @@ def relu(input, inplace=False):
 def leaky_relu(input, negative_slope=0.01, inplace=False):
     """input where positive, else negative_slope * input. As torch.nn.functional.leaky_relu."""
     return _either("leaky_relu", LeakyReLU, input, inplace, slope=float(negative_slope))
-
-
-@public(functional=True)
-def gelu(input, *, approximate="none"):
-    """input * Phi(input); `approximate` "none" (erf) or "tanh". As torch.nn.functional.gelu.
-
-    Raises: RuntimeError for another `approximate`.
-    """
-    if approximate not in ("none", "tanh"):
-        raise RuntimeError(f"[gelu] approximate argument must be either none or tanh, got {approximate!r}")
-    return _either("gelu", GELU if approximate == "none" else GELUTanh, input, False)
 
 
 @public(functional=True)
