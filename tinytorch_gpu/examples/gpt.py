@@ -36,7 +36,7 @@ class Settings:
     dropout: float = option(0.0, "chance of dropping an activation", gpu=0.1, least=0, most=0.99)
     batch: int = option(8, "windows of text in a step", gpu=32, least=1)
     steps: int = option(1900, "steps of training", gpu=4000, least=1)
-    lr: float = option(3e-3, "highest learning rate", gpu=1e-3, least=0)
+    lr: float = option(2e-3, "highest learning rate", gpu=1e-3, least=0)
     warmup: int = option(60, "steps of rising learning rate; it then falls along a cosine", gpu=200, least=0)
     weight_decay: float = option(0.1, "AdamW's weight decay, of matrices only", least=0)
     clip: float = option(1.0, "largest norm of the gradient", least=0)

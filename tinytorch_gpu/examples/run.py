@@ -65,12 +65,10 @@ class Run:
         if not self.checkpoint.is_file():
             raise UserError(f"[resume] {self.folder} has no {CHECKPOINT}: name the folder of a run with --out")
         try:
-            saved = tt.load(self.checkpoint)
-        except Exception as error:  # whatever a damaged file breaks in a reader, the user hears which file it was
-            raise UserError(
-                f"[resume] {self.checkpoint} cannot be read ({type(error).__name__}: {error}): it is damaged or no "
-                "checkpoint; put a copy in its place, or start a new run without --resume"
-            ) from None
+            saved = tt.load(self.checkpoint, map_location="cpu")  # a run may go on on another device
+        except (OSError, RuntimeError) as error:
+            why = str(error).removeprefix("[load] ")
+            raise UserError(f"[resume] {why}, or start a new run without --resume") from None
         if not isinstance(saved, dict) or saved.get("format") != FORMAT or saved.get("program") != self.program:
             raise UserError(
                 f"[resume] {self.checkpoint} is no checkpoint of `train {self.program}`: "
@@ -122,7 +120,8 @@ class Run:
                     where: random.get_rng_state(where).tolist() for where in sorted({"cpu", str(self.device)})
                 },
             }  # fmt: skip
-            tt.save(state | {name: part.state_dict() for name, part in self._parts.items()}, self.checkpoint)
+            parts = {name: dict(part.state_dict()) for name, part in self._parts.items()}
+            tt.save(state | parts, self.checkpoint)
         self._on_disk = self.step
 
     @contextlib.contextmanager
@@ -130,9 +129,10 @@ class Run:
         try:
             yield
         except OSError as error:
+            why = os.strerror(error.errno) if error.errno else error
             kept = f"the checkpoint of step {self._on_disk} is whole: continue with --resume --out {self.folder}"
             raise UserError(
-                f"[train] {path} cannot be written ({error.strerror or error}): make room or name another folder "
+                f"[train] {path} cannot be written ({why}): make room or name another folder "
                 f"with --out; {kept if self._on_disk else 'nothing was saved before'}"
             ) from None
 
