@@ -184,10 +184,10 @@ Case("WindowSum adaptive", lambda t, x: t.nn.functional.adaptive_avg_pool2d(x, (
 _POOL = Windows("pool", (4, 6), 2, 2, 0)
 _WINNER = np.arange(36).reshape(2, 3, 2, 3).astype(np.uint8) % 4
 _PLACES = (np.arange(2)[:, None] * 2 + _WINNER // 2) * 6 + np.arange(3) * 2 + _WINNER % 2
-Case("PoolPlace", lambda t, y: t.pool_place(y, on_device(_WINNER), _POOL), R(2, 3, 2, 3),
+Case("PoolPlace", lambda t, y: t.pool_place(y, on_device(_WINNER), _POOL), R(2, 3, 2, 3), complex=False,
      torch=lambda t, y: t.zeros(2, 3, 24, dtype=y.dtype).scatter(2, t.from_numpy(_PLACES.reshape(2, 3, 6)),
                                                                  y.reshape(2, 3, 6)).reshape(2, 3, 4, 6))
-Case("PoolPick", lambda t, x: t.pool_pick(x, on_device(_WINNER), _POOL), R(2, 3, 4, 6),
+Case("PoolPick", lambda t, x: t.pool_pick(x, on_device(_WINNER), _POOL), R(2, 3, 4, 6), complex=False,
      torch=lambda t, x: x.reshape(2, 3, 24).gather(2, t.from_numpy(_PLACES.reshape(2, 3, 6))).reshape(2, 3, 2, 3))
 Case("WindowSpread", lambda t, y: t.window_spread(y, _POOL), R(2, 3, 2, 3),
      torch=lambda t, y: y.repeat_interleave(2, 2).repeat_interleave(2, 3))

@@ -9,12 +9,15 @@ long product for each group.
 """
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
+import numpy as np
+
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..backend import dtypes, threads
 from ..backend.device import backend_of
 from .registry import public
 
@@ -34,40 +37,44 @@ class Geometry:
                          for n, k, s, d in zip(self.padded, self.kernel, stride, dilation))
         self.positions = math.prod(self.out)
         self.taps = math.prod(self.kernel)
-
-    def windows(self):
-        """For each kernel offset: (offset, the slices of the padded input that it meets)."""
-        for offset in itertools.product(*map(range, self.kernel)):
-            yield offset, tuple(
-                slice(o * d, o * d + s * (n - 1) + 1, s)
-                for o, d, s, n in zip(offset, self.dilation, self.stride, self.out)
-            )
+        both = (slice(None), slice(None))
+        self.inside = both + tuple(slice(lo, n - hi) for n, (lo, hi) in zip(self.padded, self.padding))
+        self.windows = [  # for each kernel offset: where it lies in the columns, and what of the padded input it meets
+            ((slice(None), *offset), both + tuple(slice(o * d, o * d + s * (n - 1) + 1, s) for o, d, s, n in
+                                                  zip(offset, self.dilation, self.stride, self.out)))
+            for offset in itertools.product(*map(range, self.kernel))
+        ]
 
     def pieces(self, xp, itemsize):
         """Slices of the batch."""
-        limit = _PIECE if xp.__name__ == "numpy" else _PIECE_DEVICE
         each = max(1, self.x_shape[1] * self.taps * self.positions * itemsize)
-        n = max(1, limit // each)
+        n = max(1, (_PIECE if xp is np else _PIECE_DEVICE) // each)
         return [slice(i, min(i + n, self.x_shape[0])) for i in range(0, self.x_shape[0], n)]
+
+    def over_batch(self, xp, itemsize, function):
+        """function(slice of the batch) for all pieces, on the CPU in threads."""
+        pieces = self.pieces(xp, itemsize)
+        if xp is np:
+            threads.each(function, pieces)
+        else:
+            for piece in pieces:
+                function(piece)
 
     def pad(self, xp, x):
         """A piece of the input with its zeros around."""
         if not any(lo or hi for lo, hi in self.padding):
             return x
         out = xp.zeros(x.shape[:2] + self.padded, x.dtype)
-        out[(slice(None), slice(None), *self._inside())] = x
+        out[self.inside] = x
         return out
-
-    def _inside(self):
-        return tuple(slice(lo, n - hi) for n, (lo, hi) in zip(self.padded, self.padding))
 
     def columns(self, xp, x):
         """(n, in, *space) -> (groups, in / groups * taps, n * positions)."""
         n, channels = x.shape[:2]
         x = self.pad(xp, x).swapaxes(0, 1)
         out = xp.empty((channels, *self.kernel, n, *self.out), x.dtype)
-        for offset, window in self.windows():
-            out[(slice(None), *offset)] = x[(slice(None), slice(None), *window)]
+        for offset, window in self.windows:
+            out[offset] = x[window]
         return out.reshape(self.groups, channels // self.groups * self.taps, n * self.positions)
 
     def fold(self, xp, columns, n):
@@ -75,9 +82,9 @@ class Geometry:
         channels = self.x_shape[1]
         columns = columns.reshape(channels, *self.kernel, n, *self.out)
         x = xp.zeros((channels, n, *self.padded), columns.dtype)
-        for offset, window in self.windows():
-            x[(slice(None), slice(None), *window)] += columns[(slice(None), *offset)]
-        return x[(slice(None), slice(None), *self._inside())].swapaxes(0, 1)
+        for offset, window in self.windows:
+            x[window] += columns[offset]
+        return x[self.inside].swapaxes(0, 1)
 
     def grouped_weight(self, w):
         """(out, in / groups, *kernel) -> (groups, out / groups, in / groups * taps)."""
@@ -111,13 +118,16 @@ class Conv(_Convolution):
         out = xp.empty((n, filters, *g.out), x.dtype)
         weight = g.grouped_weight(w)
         shift = None if bias is None else bias.reshape(filters, 1, *(1,) * len(g.out))
-        for piece in g.pieces(xp, x.itemsize):
+
+        def run(piece):
             product = xp.matmul(weight, g.columns(xp, x[piece])).reshape(filters, -1, *g.out)
             target = out[piece].swapaxes(0, 1)
             if shift is None:
                 target[...] = product
             else:
                 xp.add(product, shift, out=target)
+
+        g.over_batch(xp, x.itemsize, run)
         return out
 
     def backward(node, grad):
@@ -138,9 +148,12 @@ class ConvInput(_Convolution):
         xp = node.xp
         out = xp.empty(g.x_shape, y.dtype)
         weight = g.grouped_weight(w).swapaxes(1, 2)
-        for piece in g.pieces(xp, y.itemsize):
+
+        def run(piece):
             part = y[piece]
             out[piece] = g.fold(xp, xp.matmul(weight, g.grouped_output(xp, part)), part.shape[0])
+
+        g.over_batch(xp, y.itemsize, run)
         return out
 
     def backward(node, grad):
@@ -157,14 +170,16 @@ class ConvWeight(_Convolution):
         node.geometry = g = geometry
         node.save(x if node.need(1) else None, y if node.need(0) else None)
         xp = node.xp
-        total = None
-        for piece in g.pieces(xp, x.itemsize):
-            part = xp.matmul(g.grouped_output(xp, y[piece]), g.columns(xp, x[piece]).swapaxes(1, 2))
-            if total is None:
-                total = part
-            else:
-                total += part
-        return xp.zeros(g.w_shape, x.dtype) if total is None else total.reshape(g.w_shape)
+        parts = {}
+
+        def run(piece):
+            parts[piece.start] = xp.matmul(g.grouped_output(xp, y[piece]), g.columns(xp, x[piece]).swapaxes(1, 2))
+
+        g.over_batch(xp, x.itemsize, run)
+        total = xp.zeros(g.w_shape, x.dtype)
+        for start in sorted(parts):  # in the order of the batch, whatever the threads did
+            total += parts[start].reshape(g.w_shape)
+        return total
 
     def backward(node, grad):
         x, y = node.saved
@@ -189,6 +204,11 @@ def conv_input(output, weight, geometry):
 def conv_weight(input, output, geometry):
     """The adjoint of `conv` in its weight; internal."""
     return ConvWeight.apply(input, output, geometry=geometry)
+
+
+@functools.lru_cache(256)
+def _geometry(*sizes):
+    return Geometry(*sizes)
 
 
 def spread(name, what, value, n):
@@ -241,7 +261,7 @@ def _convolve(name, n, input, weight, bias, stride, padding, dilation, groups):
         b = array_of(bias)
         raise RuntimeError(f"[{name}] expected a {dtypes.of(w).name} bias of shape [{w.shape[0]}], got "
                            f"{dtypes.of(b).name} {list(b.shape)}")
-    geometry = Geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    geometry = _geometry(x.shape, w.shape, stride, padding, dilation, groups)
     if min(geometry.out) < 1:
         raise RuntimeError(f"[{name}] calculated padded input size {geometry.padded} is smaller than the kernel "
                            f"{geometry.kernel} with dilation {dilation}: kernel size can't be greater")
