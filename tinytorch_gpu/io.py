@@ -19,7 +19,8 @@ import time
 import numpy as np
 
 from .backend import dtypes
-from .backend.device import backend_for, backend_of, device as Device
+from .backend.device import backend_for, backend_of
+from .backend.device import device as Device
 from .tensor import Tensor, make
 
 __all__ = ["save", "load"]
@@ -85,8 +86,8 @@ class _Writer:
         if kind is Device:
             return ["device", str(x)]
         raise TypeError(
-            f"[save] {path or 'the object'} is a {kind.__name__}: tensors, NumPy arrays, numbers, strings, bytes, None, "
-            "and dicts, lists, tuples and sets of these can be stored; save a state_dict(), or convert it"
+            f"[save] {path or 'the object'} is a {kind.__name__}: tensors, NumPy arrays, numbers, strings, bytes and "
+            "None, in dicts, lists, tuples and sets, can be stored; save a state_dict(), or convert it"
         )
 
     def _mapping(self, x, path):
@@ -148,8 +149,8 @@ class _Writer:
             offset = end
         text = json.dumps(head, separators=(",", ":")).encode()
         if len(text) > HEADER_LIMIT:
-            raise ValueError(f"[save] numbers, strings and names take {len(text):,} bytes, and a safetensors header holds "
-                             f"{HEADER_LIMIT:,}: put long lists of numbers into tensors")
+            raise ValueError(f"[save] numbers, strings and names take {len(text):,} bytes, and a safetensors header "
+                             f"holds {HEADER_LIMIT:,}: put long lists of numbers into tensors")
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text, [array for _, array in order]
 
@@ -195,8 +196,8 @@ def save(obj, f) -> None:
         temporary = None
         _sync_folder(folder)
     except OSError as error:
-        told = type(error)(f"[save] {os.fspath(f)} cannot be written: {error.strerror or error}; what was there before is "
-                           "whole: make room, or name another place")
+        told = type(error)(f"[save] {os.fspath(f)} cannot be written: {error.strerror or error}; what was there before "
+                           "is whole: make room, or name another place")
         told.errno = error.errno
         raise told from None
     finally:
@@ -261,13 +262,13 @@ def _read_header(file, size):
     """(metadata, {name: (numpy dtype, shape)} in the order of the bytes), everything checked."""
     start = bytearray(8)
     if size is not None and size < 8:
-        raise _Damaged(f"it has {size} bytes, no safetensors file is shorter than 8: it was cut off, or is something else")
+        raise _Damaged(f"it has {size} bytes, a safetensors file at least 8: it was cut off, or is something else")
     _read_exactly(file, start)
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        raise _Damaged("it is a file of torch.save or pickle, and unpickling runs code from the file: convert it with "
-                       "PyTorch and safetensors.torch.save_file")
     length = int.from_bytes(start, "little")
     if not 2 <= length <= HEADER_LIMIT or size is not None and 8 + length > size:
+        if start.startswith((b"PK\x03\x04", b"\x80")):
+            raise _Damaged("it is a file of torch.save or pickle, and unpickling runs code from the file: convert it "
+                           "with PyTorch and safetensors.torch.save_file")
         raise _Damaged(f"its header would have {length} bytes: it is no safetensors file, or was cut off")
     text = bytearray(length)
     _read_exactly(file, text)
@@ -283,7 +284,7 @@ def _read_header(file, size):
     entries, offset = {}, 0
     for name, entry in sorted(head.items(), key=_begin):
         code, shape, (begin, end) = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
-        if code not in _CODES:
+        if type(code) is not str or code not in _CODES:
             raise _Damaged(f"tensor {name!r} has the dtype {code!r}, which is not supported: convert it")
         if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape):
             raise _Damaged(f"tensor {name!r} has the shape {shape!r}")
@@ -328,14 +329,14 @@ class _Builder:
 
     def place(self, name, home, dtype):
         """The raw array of a stored tensor on its device; asked twice, the same one."""
-        where = Device(home) if self.where is None else self.where
-        key = (name, where, dtype)
+        key = (name, home, dtype)
         if key not in self._moved:
             try:
+                where = Device(home) if self.where is None else self.where
                 backend = backend_for(where)
             except RuntimeError as e:
-                raise RuntimeError(f"[load] tensor {name!r} was saved on {where}, which cannot be used here ({e}): pass "
-                                   "map_location='cpu'") from None
+                raise RuntimeError(f"[load] tensor {name!r} was saved on {home}, which cannot be used here ({e}): "
+                                   "pass map_location='cpu'") from None
             self._moved[key] = backend.from_host(self._host(name, dtype), where.index)
         return self._moved[key]
 
@@ -421,10 +422,9 @@ def _load(file, path, size, where):
             raise _Damaged(f"it has format {version}, this version reads {FORMAT}: update tinytorch_gpu")
         builder = _Builder(arrays, where)
         if version is None:
-            unsupported = next((name for name, a in arrays.items() if a.dtype.kind == "u" and a.dtype.itemsize > 1), None)
-            if unsupported is not None:
-                raise _Damaged(f"tensor {unsupported!r} is {arrays[unsupported].dtype}, which tensors do not support: "
-                               "convert it")
+            for name, array in arrays.items():
+                if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+                    raise _Damaged(f"tensor {name!r} is {array.dtype}, which tensors do not support: convert it")
             return {name: make(builder.place(name, "cpu", a.dtype.name)) for name, a in arrays.items()}
         try:
             return builder.build(json.loads(metadata["structure"]))
