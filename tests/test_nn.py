@@ -106,7 +106,8 @@ LOSSES = [
     ("CrossEntropyLoss", {"label_smoothing": 0.1, "weight": [1.0, 2, 3, 4]}, "class"),
     ("CrossEntropyLoss", {"ignore_index": 2, "reduction": "sum"}, "class"),
     ("CrossEntropyLoss", {}, "target"),
-    ("KLDivLoss", {"reduction": "batchmean"}, "target"), ("KLDivLoss", {"log_target": True, "reduction": "sum"}, "same"),
+    ("KLDivLoss", {"reduction": "batchmean"}, "target"),
+    ("KLDivLoss", {"log_target": True, "reduction": "sum"}, "same"),
 ]
 
 
@@ -159,6 +160,55 @@ def test_embedding(torch, rng):
     assert not frozen.weight.requires_grad and frozen(tt.tensor([1])).shape == (1, 3)
 
 
+ATTENTION = [
+    ({}, {}), ({"bias": False}, {"need_weights": False}), ({"kdim": 6, "vdim": 10}, {"average_attn_weights": False}),
+    ({"batch_first": True}, {"mask": "bool"}), ({"batch_first": True}, {"mask": "bool", "need_weights": False}),
+    ({}, {"mask": "bool", "padding": "bool"}), ({}, {"mask": "float", "padding": "float", "need_weights": False}),
+    ({}, {"mask": "heads", "padding": "float"}), ({"add_bias_kv": True, "add_zero_attn": True}, {"padding": "bool"}),
+    ({"add_bias_kv": True}, {"mask": "bool", "need_weights": False}), ({}, {"unbatched": True}),
+    ({}, {"mask": "bool", "is_causal": True, "need_weights": False}),
+]
+
+
+@pytest.mark.parametrize(("options", "call"), ATTENTION)
+def test_multihead_attention(torch, rng, options, call):
+    ours = nn.MultiheadAttention(8, 2, **options).double()
+    theirs = torch.nn.MultiheadAttention(8, 2, **options).double()
+    values = {k: rng.standard_normal(v.shape) for k, v in theirs.state_dict().items()}
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in values.items()}
+    ours.load_state_dict({k: tt.tensor(v) for k, v in values.items()})
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in values.items()})
+    call = dict(call)
+    n, t, s = 3, 4, 5
+    if call.get("is_causal"):
+        s = t
+    shapes = [(n, t, 8), (n, s, options.get("kdim", 8)), (n, s, options.get("vdim", 8))]
+    if call.pop("unbatched", False):
+        shapes = [shape[1:] for shape in shapes]
+    elif not options.get("batch_first"):
+        shapes = [(b, a, c) for a, b, c in shapes]
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    later = np.triu(np.ones((t, s), bool), 1)
+    mask = {"bool": later, "float": rng.standard_normal((t, s)), "heads": rng.standard_normal((n * 2, t, s)),
+            None: None}[call.pop("mask", None)]
+    padding = {"bool": np.arange(s) >= np.array([[5], [3], [1]]), "float": rng.standard_normal((n, s)),
+               None: None}[call.pop("padding", None)]
+
+    def run(lib, layer):
+        inputs = [lib.tensor(a).requires_grad_(True) for a in arrays]
+        out, weights = layer(*inputs, attn_mask=None if mask is None else lib.tensor(mask),
+                             key_padding_mask=None if padding is None else lib.tensor(padding), **call)
+        total = (out * out).sum() + (0 if weights is None else (weights * weights).sum())
+        total.backward()
+        grads = [x.grad for x in inputs] + [p.grad for p in layer.parameters()]
+        return [x if x is None else x.detach() for x in (out, weights, *grads)]
+
+    for a, b in zip(run(tt, ours), run(torch, theirs), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(host(a), b.numpy(), rtol=1e-9, atol=1e-9)
+
+
 def test_dropout_drops_in_training_only():
     tt.manual_seed(3)
     layer, x = nn.Dropout(0.25), tt.ones(200, 200)
@@ -195,6 +245,12 @@ def test_starting_values_are_distributed_as_pytorchs(torch, make):
     (ValueError, "dropout probability", lambda: nn.Dropout(1.5)),
     (ValueError, "expected 4D input", lambda: nn.BatchNorm2d(3)(tt.ones(2, 3))),
     (ValueError, "expected 2D or 3D input", lambda: nn.BatchNorm1d(3)(tt.ones(3))),
+    (AssertionError, "divisible by num_heads", lambda: nn.MultiheadAttention(8, 3)),
+    (ValueError, "greater than 0", lambda: nn.MultiheadAttention(0, 3)),
+    (RuntimeError, "Need attn_mask", lambda: nn.MultiheadAttention(4, 2)(*[tt.ones(2, 4)] * 3, is_causal=True)),
+    (RuntimeError, "shape of the 2D attn_mask",
+     lambda: nn.MultiheadAttention(4, 2)(*[tt.ones(2, 4)] * 3, attn_mask=tt.ones(3, 3))),
+    (RuntimeError, "2-D or 3-D", lambda: nn.MultiheadAttention(4, 2)(*[tt.ones(4)] * 3)),
     (ValueError, "must be divisible by num_groups", lambda: nn.GroupNorm(3, 4)),
     (AssertionError, "Padding_idx", lambda: nn.Embedding(3, 2, padding_idx=3)),
     (TypeError, "unexpected keyword", lambda: nn.ReLU(slope=1)),
@@ -262,6 +318,14 @@ def test_clip_grad_value(torch, rng):
     np.testing.assert_allclose(float(total), np.sqrt(sum((a**2).sum() for a in arrays)))
     for p, q in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(host(p.grad), q.grad.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_clip_half_values(dtype):
+    (p,) = with_grads(tt, [np.array([-3.0, 0.25, 9.0])], getattr(tt, dtype))
+    total = nn.utils.clip_grad_value_([p], 0.5)
+    assert total.dtype is tt.float32 and p.grad.dtype is getattr(tt, dtype)
+    np.testing.assert_array_equal(host(p.grad).astype(np.float64), [-0.5, 0.25, 0.5])
 
 
 def test_clip_non_finite_and_nothing():

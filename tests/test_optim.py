@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pickle
 
 import ml_dtypes
 import numpy as np
@@ -229,6 +230,25 @@ def test_state_dict_continues_exactly(name, options):
     # loading copies: training on does not change what was loaded
     key = "exp_avg" if name == "AdamW" else "momentum_buffer"
     assert not np.array_equal(host(other.state[again[3]][key]), host(saved["state"][3][key]))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_copies_and_pickles_continue(name):
+    rng = np.random.default_rng(8)
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    opt = getattr(optim, name)([leaf(rng.standard_normal(s)) for s in SHAPES], lr=0.1, **options)
+    give(opt.param_groups[0]["params"], rng)
+    opt.step()
+    others = [copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))]
+    opt.step()
+    for other in others:
+        assert repr(other) == repr(opt)
+        for p, q in zip(opt.param_groups[0]["params"], other.param_groups[0]["params"], strict=True):
+            q.grad = Tensor(p.grad._array)
+        other.step()
+        for p, q in zip(opt.param_groups[0]["params"], other.param_groups[0]["params"], strict=True):
+            assert p is not q
+            np.testing.assert_array_equal(host(p), host(q))
 
 
 def test_state_set_by_hand_is_used():

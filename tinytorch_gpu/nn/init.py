@@ -9,7 +9,7 @@ import numpy as np
 from ..autograd.modes import no_grad
 from ..backend import dtypes
 from ..backend.device import backend_of
-from ..ops import eye, empty
+from ..ops import empty, eye
 from ..tensor import Tensor
 
 __all__ = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from . import functional as F, init
+from . import functional as F
+from . import init
 from .module import Module
 from .parameter import Parameter
 

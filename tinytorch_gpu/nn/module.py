@@ -291,11 +291,9 @@ class Module(Callable, Stateful):
                 device, dtype = arg.device, arg.dtype
             elif isinstance(arg, dtypes.dtype):
                 dtype = arg
-            elif isinstance(arg, bool):
-                non_blocking = arg
-            elif isinstance(arg, (Device, str, int)):
+            elif isinstance(arg, (Device, str)) or (isinstance(arg, int) and not isinstance(arg, bool)):
                 device = Device(arg)
-            elif arg is not None:
+            elif arg is not None and not isinstance(arg, bool):  # a bool is non_blocking
                 raise TypeError(f"[Module.to] expected a device, a dtype or a Tensor, got {type(arg).__name__}")
         if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
             raise TypeError("nn.Module.to only accepts floating point or complex dtypes, but got desired "

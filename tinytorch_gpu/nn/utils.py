@@ -6,7 +6,7 @@ import math
 from ..autograd.modes import no_grad
 from ..backend import dtypes
 from ..backend.device import xp_of
-from ..ops import cat
+from ..ops import cat, tensor
 from ..tensor import Tensor, make
 
 __all__ = [
@@ -24,7 +24,7 @@ def _power_sum(array, p):
     """Sum of |x|^p (the largest or smallest |x| for p = inf, -inf) as a 0-d array; half types in float32."""
     xp = xp_of(array)
     if array.dtype in dtypes.HALF:
-        array = array.astype("float32")
+        array = array.astype(dtypes.float32.np)
     if p == 2.0 and array.dtype.kind != "c":
         flat = xp.ascontiguousarray(array).reshape(-1)
         return xp.asarray(xp.dot(flat, flat))  # one pass, no temporary: 4 x faster than (x * x).sum()
@@ -45,8 +45,6 @@ def get_total_norm(tensors, norm_type: float = 2.0, error_if_nonfinite: bool = F
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     p = float(norm_type)
     if not tensors:
-        from ..ops import tensor
-
         return tensor(0.0)
     first = tensors[0].device
     sums = [_power_sum((t if t.device == first else t.to(device=first))._array, p) for t in tensors]
@@ -120,8 +118,11 @@ def clip_grad_value_(parameters, clip_value: float, foreach=None) -> Tensor:
         array = g._array
         if array.dtype.kind == "c":
             raise RuntimeError("[clip_grad_value_] complex gradients have no order: use clip_grad_norm_")
-        kind = array.dtype.type
-        xp_of(array).clip(array, kind(-limit), kind(limit), out=array)
+        xp = xp_of(array)
+        if array.dtype in dtypes.HALF:
+            array[...] = xp.clip(array.astype(dtypes.float32.np), -limit, limit).astype(array.dtype)
+        else:
+            xp.clip(array, -limit, limit, out=array)
         g._bump()
     return total
 

@@ -9,7 +9,7 @@ __all__ = ["LRScheduler"]
 
 
 class LRScheduler:
-    """Sets the learning rates of an optimizer's groups; subclasses define `get_lr`. As torch.optim.lr_scheduler.LRScheduler.
+    """Sets the learning rates of an optimizer's groups; subclasses define `get_lr`. As torch LRScheduler.
 
     `last_epoch` counts steps; -1 starts anew and keeps each group's lr as its `initial_lr`.
     Raises: TypeError for other than an Optimizer, KeyError when resuming without `initial_lr` in the groups.
