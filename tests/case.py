@@ -26,7 +26,8 @@ class R:
     elements are near each other (for max, sort, ...). `grad=False`: no gradient is asked for it.
     """
 
-    def __init__(self, *shape, low=-2.0, high=2.0, positive=False, nonzero=False, distinct=False, grad=True, real=False):
+    def __init__(self, *shape, low=-2.0, high=2.0, positive=False, nonzero=False, distinct=False, grad=True,
+                 real=False):
         self.shape = shape
         self.low, self.high = (max(low, 0.3), high) if positive else (low, high)
         self.nonzero, self.distinct, self.grad, self.real = nonzero, distinct, grad, real
@@ -56,7 +57,9 @@ class R:
             values = self.low + (self.high - self.low) * grid.reshape(shape) / max(n, 1)
         else:
             values = rng.uniform(self.low, self.high, shape)
-        return np.where(np.abs(values) < 0.3, np.copysign(0.3 + np.abs(values), values), values) if self.nonzero else values
+        if self.nonzero:
+            values = np.where(np.abs(values) < 0.3, np.copysign(0.3 + np.abs(values), values), values)
+        return values
 
 
 class S(R):
@@ -84,7 +87,8 @@ class I:  # noqa: E742  (read in a table of lines)
     def draw(self, rng, dtype, shape=None):
         shape = self.shape if shape is None else shape
         if self.distinct:
-            return (self.low + rng.permutation(self.n - self.low)[: int(np.prod(shape))]).reshape(shape).astype(self.dtype)
+            values = self.low + rng.permutation(self.n - self.low)[: int(np.prod(shape))]
+            return values.reshape(shape).astype(self.dtype)
         return rng.integers(self.low, self.n, shape).astype(self.dtype)
 
 
@@ -119,8 +123,8 @@ class Case:
 
     def __init__(
         self, name, fn, *inputs, torch=None, complex=True, half=True, real=True, integer=False, boolean=False,
-        differentiable=True, gradcheck=True, order2=True, raw=True, nonfinite=True, layouts=True, tolerance=1.0, dtype_differs="",
-        inplace_guard=True, shapes=True, torch_gradients=True, why="",
+        differentiable=True, gradcheck=True, order2=True, raw=True, nonfinite=True, layouts=True, tolerance=1.0,
+        dtype_differs="", inplace_guard=True, shapes=True, torch_gradients=True, why="",
     ):
         for spec in inputs:
             if not isinstance(spec, (R, I, B)):
@@ -203,7 +207,10 @@ def tensor(array, requires_grad=False, where=None):
 def torch_tensor(torch, array, requires_grad=False):
     """PyTorch's tensor from a host array."""
     array = np.array(array)
-    t = torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16) if array.dtype == BF16 else torch.from_numpy(array)
+    if array.dtype == BF16:
+        t = torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    else:
+        t = torch.from_numpy(array)
     return t.requires_grad_() if requires_grad else t
 
 
@@ -278,7 +285,8 @@ def identical(actual, expected, what):
         both = np.complex128 if a.dtype.kind == "c" else np.float64
         equal = (a == e) | (np.isnan(a.astype(both)) & np.isnan(e.astype(both)))
         if a.dtype.kind == "f" or a.dtype == BF16:
-            equal &= (np.signbit(a.astype(np.float64)) == np.signbit(e.astype(np.float64))) | np.isnan(a.astype(np.float64))
+            wide_a, wide_e = a.astype(np.float64), e.astype(np.float64)
+            equal &= (np.signbit(wide_a) == np.signbit(wide_e)) | np.isnan(wide_a)
         assert equal.all(), f"{what}: {np.sum(~equal)} of {a.size} differ in bits: {a[~equal][:3]} and {e[~equal][:3]}"
 
 

@@ -16,6 +16,7 @@ def pytest_addoption(parser):
                      help="where tensors are made: the CPU, the simulated device or an NVIDIA GPU (default: cpu)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its seed
 def pytest_configure(config):
     where = config.getoption("--device")
     try:
@@ -27,6 +28,8 @@ def pytest_configure(config):
         raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
     worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
     config.base_seed = int(given) if given else worker["base_seed"] if worker else secrets.randbelow(2**32)
+    if getattr(config.option, "hypothesis_seed", 0) is None:  # one number repeats the random graphs too
+        config.option.hypothesis_seed = str(config.base_seed)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -84,7 +84,7 @@ def test_saved_values_are_freed_as_soon_as_used(rng):
     z.backward(tensor(np.ones(3)))
     assert seen == [before - 1], "the later operator's saved output is still held while the earlier one runs"
     with pytest.raises(RuntimeError, match="second time"):
-        z.grad_fn.saved
+        _ = z.grad_fn.saved
 
 
 # what arrives in .grad

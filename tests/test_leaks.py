@@ -223,7 +223,8 @@ def test_a_training_loop_does_not_grow(device):
             w.grad = None
         losses.append(loss.item())
 
-    assert growth(device, step, warm=5, times=50) < BYTES // 2  # NumPy keeps small buffers: up to 100 kB, after 1,000 steps
+    # NumPy keeps small buffers: up to 100 kB, after 1,000 steps
+    assert growth(device, step, warm=5, times=50) < BYTES // 2
     assert losses[-1] < losses[0]
 
 

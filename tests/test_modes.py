@@ -9,10 +9,16 @@ from case import host, ours, tensor
 
 from tinytorch_gpu import ops
 from tinytorch_gpu.autograd.modes import (
-    detect_anomaly, enable_grad, inference_mode, is_anomaly_enabled, is_grad_enabled, is_inference_mode_enabled,
-    no_grad, set_detect_anomaly, set_grad_enabled,
+    detect_anomaly,
+    enable_grad,
+    inference_mode,
+    is_anomaly_enabled,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_detect_anomaly,
+    set_grad_enabled,
 )
-
 from tinytorch_gpu.autograd.operator import REGISTRY
 
 
