@@ -14,10 +14,12 @@ import math
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, threads
 from .device import backend_of, device_of
 
 __all__ = ["gemm", "matmul"]
+
+_THREADED = 1 << 22  # multiplications from which a batch is cut over threads: BLAS does not thread small matrices
 
 
 def matmul(a, b):
@@ -85,8 +87,20 @@ def _product(backend, a, b, out_dtype=None):
     if backend.xp is not np:
         return backend.xp.matmul(a, b)
     # inf * 0 is NaN as in PyTorch, without NumPy's warning
+    a, b = _for_blas(a), _for_blas(b)
+    n = max(a.shape[0] if a.ndim > 2 else 1, b.shape[0] if b.ndim > 2 else 1)
+    batched = a.ndim > 2 or b.ndim > 2
+    if batched and n > 1 and a.ndim == b.ndim and a.size * b.shape[-1] >= _THREADED:
+        out = np.empty(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) + (a.shape[-2], b.shape[-1]), a.dtype)
+
+        def run(piece):
+            with np.errstate(all="ignore"):  # NumPy's error state belongs to the thread
+                np.matmul(a[piece] if a.shape[0] == n else a, b[piece] if b.shape[0] == n else b, out=out[piece])
+
+        threads.each(run, threads.split(n))
+        return out
     with np.errstate(all="ignore"):
-        return np.matmul(_for_blas(a), _for_blas(b))
+        return np.matmul(a, b)
 
 
 def _half_product(backend, a, b, out_dtype):

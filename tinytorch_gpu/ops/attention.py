@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..backend import dtypes, threads
 from ..backend.device import backend_of
 from ..backend.gemm import gemm
 from .dropout import keep_mask, reserve
@@ -33,10 +33,14 @@ class Attention(Operator):
         if xp is np and len(lead) > 1 and lead == q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and p == 0:
             probs = np.empty(lead + (rows, columns), q.dtype)
             out = np.empty(lead + (rows, v.shape[-1]), q.dtype)
-            for i in range(lead[0]):
+
+            def run(i):
                 _softmax_scores(xp, q[i], k[i], _part(bias, i, probs.ndim), _part(allowed, i, probs.ndim), scale,
                                 probs[i])
-                np.matmul(probs[i], v[i], out=out[i])
+                with dtypes.quiet():
+                    np.matmul(probs[i], v[i], out=out[i])
+
+            (threads.each if probs.size >= 1 << 16 else _one_by_one)(run, range(lead[0]))
         else:
             probs = xp.empty(lead + (rows, columns), q.dtype)
             _softmax_scores(xp, q, k, bias, allowed, scale, probs)
@@ -66,6 +70,11 @@ class Attention(Operator):
         return gq, gk, gv, gs if node.need(3) else None
 
 
+def _one_by_one(function, pieces):
+    for p in pieces:
+        function(p)
+
+
 def _part(x, i, ndim):
     """Element i of the leading dimension of something that broadcasts to `ndim` dimensions."""
     if x is None or x.ndim < ndim:
@@ -93,6 +102,13 @@ def _softmax_scores(xp, q, k, bias, allowed, scale, out):
     xp.divide(scores, total, out=out)
 
 
+def _softmax_gradient(g, p, out):
+    out = g * p if out is None else np.multiply(g, p, out=out)
+    total = out.sum(axis=-1, keepdims=True)
+    out -= p * total
+    return out
+
+
 class SoftmaxBackward(Operator):
     """p * (g - sum(g * p)) over the last dimension: the gradient of softmax scores."""
 
@@ -101,9 +117,11 @@ class SoftmaxBackward(Operator):
 
     def forward(node, g, p):
         node.save(g, p)
-        out = g * p
-        total = out.sum(axis=-1, keepdims=True)
-        out -= p * total
+        if node.xp is not np or g.size < 1 << 16 or g.shape != p.shape:
+            return _softmax_gradient(g, p, None)
+        out = np.empty(g.shape, g.dtype)
+        g, p, rows = g.reshape(-1, g.shape[-1]), p.reshape(-1, p.shape[-1]), out.reshape(-1, g.shape[-1])
+        threads.each(lambda s: _softmax_gradient(g[s], p[s], rows[s]), threads.split(len(g), 8))
         return out
 
     def backward(node, grad):
