@@ -41,7 +41,7 @@ from .backend.dtypes import (
     uint8,
 )
 from .tensor import Tensor
-from . import ops
+from . import interop as _interop, ops  # noqa: F401  (interop attaches Tensor.__dlpack__)
 from .random import Generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 
 half, float, double = float16, float32, float64  # noqa: A001
