@@ -218,6 +218,11 @@ def _fits(name, array, shape, other, what):
                            f"{dtypes.of(o).name}: convert one")
 
 
+def _channels_fit(name, array, **others):
+    for what, other in others.items():
+        _fits(name, array, array.shape[1:2], other, what)
+
+
 def _floating(name, array):
     real_only(name, array)
     if array.dtype.kind in "biu":
@@ -289,8 +294,7 @@ def batch_norm(
         raise RuntimeError(f"[{name}] expected input (batch, channels, ...), got shape {list(array.shape)}")
     batch, channels = array.shape[:2]
     inner = math.prod(array.shape[2:])
-    for other, what in zip((weight, bias, running_mean, running_var), ("weight", "bias", "running_mean", "running_var")):
-        _fits(name, array, (channels,), other, what)
+    _channels_fit(name, array, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     affine = _channel_shape(array.ndim, channels)
     if not training:
         if running_mean is None or running_var is None:
@@ -359,8 +363,7 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
     if num_groups <= 0 or channels % num_groups:
         raise RuntimeError(f"[{name}] Expected number of channels in input to be divisible by num_groups, but got "
                            f"input of shape {list(array.shape)} and num_groups={num_groups}")
-    _fits(name, array, (channels,), weight, "weight")
-    _fits(name, array, (channels,), bias, "bias")
+    _channels_fit(name, array, weight=weight, bias=bias)
     affine = _channel_shape(array.ndim, channels)
     return ops.cast(_affine(_grouped(input, num_groups, eps), weight, bias, affine), array.dtype)
 
@@ -384,8 +387,7 @@ def instance_norm(
         raise ValueError(f"[{name}] Expected more than 1 spatial element when training, got input size "
                          f"{list(array.shape)}")
     batch, channels = array.shape[:2]
-    for other, what in zip((weight, bias, running_mean, running_var), ("weight", "bias", "running_mean", "running_var")):
-        _fits(name, array, (channels,), other, what)
+    _channels_fit(name, array, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     measured = {}
     out = _grouped(input, channels, eps, measured)
     count = math.prod(array.shape[2:])
