@@ -171,6 +171,20 @@ def test_gradients_agree_with_pytorch(case, name, rng, torch):
         assert g is None or (g.dtype is x.dtype and g.shape == x.shape)
 
 
+@pytest.mark.parametrize("case, name", [p for p in sweep(True, lambda c: c.differentiable and c.torch_gradients)
+                                        if p.values[1] in HALF])
+def test_half_gradients_agree_with_pytorchs_in_float64(case, name, rng, torch):
+    arrays = case.draw(rng, name)
+    exact = [a.astype(np.float64) if dtypes.is_float(a.dtype) else a for a in arrays]
+    inputs, theirs = our_inputs(case, arrays), their_inputs(torch, case, exact)
+    given = cotangents(rng, differentiable(case.fn(ours, *inputs)))
+    actual = our_gradients(case, inputs, given)
+    expected = their_gradients(torch, case, theirs, [g if g.dtype.kind == "c" else g.astype(np.float64)
+                                                               for g in given])
+    # the forward's results were rounded once, so was what a rule saved of them, and the gradient: four roundings
+    compare_gradients(actual, expected, 2 * tolerance(case, name, arrays))
+
+
 @pytest.mark.parametrize("case", lines(lambda c: c.declared_constant))
 def test_results_that_have_no_gradient_require_none(case, rng):
     arrays = case.draw(rng, case.dtypes()[0])
