@@ -352,6 +352,18 @@ Case("Scatter", lambda t, x, s, i: t.scatter(x, 0, i, s), R(4, 3), R(2, 1), I(2,
 Case("Scatter number", lambda t, x, i: t.scatter(x, 1, i, 3), R(3, 4), I(3, 2, n=4))
 Case("ScatterAdd", lambda t, x, s, i: t.scatter_add(x, 1, i, s), R(3, 4), R(2, 5), I(2, 5, n=4), integer=True)
 Case("ScatterAdd in place", _changed(lambda y, s, i: y.scatter_add_(0, i, s)), R(3, 4), R(5, 4), I(5, 4, n=3), **_IN_PLACE)
+Case("ScatterExtreme", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "amax"), R(3, 4, distinct=True),
+     R(3, 6, distinct=True), I(3, 6, n=4), complex=False, integer=True)
+Case("ScatterExtreme alone", lambda t, x, s, i: t.scatter_reduce(x, 0, i, s, "amin", include_self=False),
+     R(3, 4, distinct=True), R(5, 4, distinct=True), I(5, 4, n=3), complex=False, integer=True)
+Case("ScatterProd", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod"), R(3, 4, nonzero=True), R(3, 3, nonzero=True),
+     I(3, 3, n=4), complex=False, integer=True)
+Case("ScatterProd alone", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod", include_self=False),
+     R(3, 4, nonzero=True), R(3, 3, nonzero=True), I(3, 3, n=4), complex=False)
+Case("scatter_reduce mean", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "mean"), R(3, 4), R(3, 6), I(3, 6, n=4),
+     complex=False)
+Case("scatter_reduce sum", lambda t, x, s, i: t.scatter_reduce(x, 0, i, s, "sum", include_self=False), R(3, 4), R(5, 4),
+     I(5, 4, n=3), complex=False, integer=True)
 Case("take", lambda t, x, i: t.take(x, i), R(3, 4), I(2, 5, n=12, low=-12), integer=True)
 Case("take_along_dim", lambda t, x, i: t.take_along_dim(x, i, 1), R(3, 4), I(1, 2, n=4), integer=True)
 Case("nonzero", lambda t, x: (t.nonzero(x), *t.nonzero(x, as_tuple=True)), R(3, 4), integer=True, differentiable=False)

@@ -121,7 +121,8 @@ def test_random_indices_written(torch, rng):
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize("index, error", [
     (3, IndexError), (-4, IndexError), ((0, 0, 0), IndexError), (slice(None, None, -1), ValueError),
-    ([0, 5], IndexError), (([0, 1], [0, 1, 2]), IndexError), (1.5, (IndexError, TypeError)), ("a", (IndexError, TypeError)),
+    ([0, 5], IndexError), (([0, 1], [0, 1, 2]), IndexError),
+    (1.5, (IndexError, TypeError)), ("a", (IndexError, TypeError)),
     ([True, False], IndexError),
 ])
 def test_bad_indices(index, error, write, torch):
@@ -201,7 +202,8 @@ def test_writing_without_recording():
 
 @pytest.mark.parametrize("where", ["cpu", "sim"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64", "int8", "bool", "float16", "bfloat16"])
-@pytest.mark.parametrize("m, d, n", [(0, 3, 4), (1, 1, 1), (50, 3, 7), (2000, 5, 30), (300, 1, 1000), (10, 0, 3), (64, 64, 2)])
+@pytest.mark.parametrize("m, d, n", [(0, 3, 4), (1, 1, 1), (50, 3, 7), (2000, 5, 30), (300, 1, 1000), (10, 0, 3),
+                                     (64, 64, 2)])
 def test_segment_sum(m, d, n, dtype, where, rng):
     backend = backend_for(device_class(where))
     dtype = getattr(tt, dtype)
@@ -211,7 +213,8 @@ def test_segment_sum(m, d, n, dtype, where, rng):
     wide = np.complex128 if dtype.is_complex else np.float64
     expected = np.zeros((n, d), wide)
     np.add.at(expected, index, rows.astype(wide))
-    found = [backend.to_host(segments.segment_sum(backend.from_host(rows), backend.from_host(index), n)) for _ in range(2)]
+    given, places = backend.from_host(rows), backend.from_host(index)
+    found = [backend.to_host(segments.segment_sum(given, places, n)) for _ in range(2)]
     assert found[0].dtype == rows.dtype and found[0].tobytes() == found[1].tobytes()
     if dtype is tt.bool:
         np.testing.assert_array_equal(found[0], expected != 0) if not rows.astype(int).min(initial=0) < 0 else None
@@ -240,5 +243,6 @@ def test_scatter_repeats_in_order():
     rng = np.random.default_rng(0)
     values, index = rng.standard_normal((20000, 1)).astype(np.float32), rng.integers(0, 10, 20000)
     backend = backend_for(resolve())
-    runs = {host(segments.segment_sum(backend.from_host(values), backend.from_host(index), 10)).tobytes() for _ in range(5)}
+    given, places = backend.from_host(values), backend.from_host(index)
+    runs = {host(segments.segment_sum(given, places, 10)).tobytes() for _ in range(5)}
     assert len(runs) == 1

@@ -9,7 +9,7 @@ from ..autograd.operator import Operator, array_of, wide
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .. import ops
-from .creation import number
+from .data import number
 from ..backend import dtypes
 from .indexing import Index, Slice, is_trivial, on_device, parse, prepare, scatter_rows
 from .registry import public
@@ -152,8 +152,8 @@ def _put(op, target, index, value, accumulate, inplace=True):
         shape = picked_shape(target._array, index)
         value = _stripped(value, shape)
         if len(value.shape) > len(shape) or any(a not in (1, b) for a, b in zip(value.shape[::-1], shape[::-1])):
-            raise RuntimeError(f"[{op}] shape mismatch: value tensor of shape {list(value.shape)} cannot be broadcast to "
-                               f"indexing result of shape {list(shape)}")
+            raise RuntimeError(f"[{op}] shape mismatch: value tensor of shape {list(value.shape)} cannot be broadcast "
+                               f"to indexing result of shape {list(shape)}")
     run = IndexPut.inplace if inplace else IndexPut.apply
     return run(target, value, index=index, accumulate=accumulate)
 
@@ -280,7 +280,7 @@ def _scalar(op, input, value):
     x = array_of(input)
     if isinstance(value, Tensor) or getattr(value, "shape", None) is not None:
         if len(shape_of(value)):
-            raise RuntimeError(f"[{op}] only supports a 0-dimensional value tensor, got {len(shape_of(value))} dimensions")
+            raise RuntimeError(f"[{op}] only supports a 0-dimensional value tensor, got shape {list(shape_of(value))}")
         return ops.cast(value, x.dtype)
     return number(op, value, dtypes.of(x))
 
@@ -322,7 +322,8 @@ def _masked_scatter(op, run, input, mask, source):
         raise RuntimeError(f"[{op}] expected self and source to have same dtypes but got {x.dtype} and {s.dtype}")
     raw = backend_of(x).xp.broadcast_to(raw, x.shape)
     if int(raw.sum()) > s.size:
-        raise RuntimeError(f"[{op}] number of elements of source ({s.size}) < number of ones in mask ({int(raw.sum())})")
+        raise RuntimeError(f"[{op}] number of elements of source ({s.size}) < number of ones in mask "
+                           f"({int(raw.sum())})")
     return run(input, source, mask=raw)
 
 

@@ -9,7 +9,7 @@ from ..backend import dtypes
 from ..backend.device import backend_for, device as Device
 from ..tensor import Tensor, _fill, attach
 from .. import ops
-from .creation import host_array
+from .data import host_array
 from .registry import public
 from .shape import dim_of
 

@@ -10,7 +10,7 @@ from ..backend import dtypes, random
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .. import ops
-from .creation import number
+from .data import number
 
 
 class Fill(Operator):

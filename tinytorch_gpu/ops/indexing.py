@@ -1,4 +1,4 @@
-"""Indexing with brackets, read and write: integers, slices, None and ... as views; tensors, lists and masks as copies."""
+"""Indexing with brackets: integers, slices, None and ... as views; tensors, lists and masks as copies."""
 from __future__ import annotations
 
 import math
@@ -46,7 +46,7 @@ class SliceBackward(Operator):
 
 
 class Index(Operator):
-    """Advanced indexing: a copy. `index` holds index arrays and full slices, or one boolean mask of leading dimensions."""
+    """Advanced indexing: a copy. `index` holds index arrays and full slices, or one mask of leading dimensions."""
 
     __slots__ = ("index", "full")
 
@@ -100,7 +100,7 @@ def scatter_rows(grad, size, index):
 
 
 def linear(xp, size, index, positions):
-    """(row number of every picked position over the indexed dimensions, rank of the index, where it stands in the result)."""
+    """(row number of every picked position over the indexed dimensions, rank of the index, its place in the result)."""
     row = None
     for i in positions:
         part = index[i]
@@ -229,7 +229,7 @@ def prepare(x, basic, late):
 
 
 def check(shape, index, backend):
-    """The index with its arrays broadcast together. Raises: IndexError out of range (on the CPU) or not broadcasting."""
+    """The index as a tuple. Raises: IndexError out of range (on the CPU), or when its arrays do not broadcast."""
     arrays = [v for v in index if v.__class__ is not slice]
     if len(arrays) > 1:
         try:

@@ -76,8 +76,8 @@ def _along(input, n, d, before, after, mode):
         raise RuntimeError(f"[pad] reflect: padding size ({before}, {after}) should be less than the dimension {d} of "
                            f"size {n}")
     if mode == "circular" and max(before, after) > n:
-        raise RuntimeError(f"[pad] circular: padding value ({before}, {after}) causes wrapping around more than once in "
-                           f"dimension {d} of size {n}")
+        raise RuntimeError(f"[pad] circular: padding value ({before}, {after}) causes wrapping around more than once "
+                           f"in dimension {d} of size {n}")
     if n == 0 or n + before + after < 0:
         raise RuntimeError(f"[pad] {mode}: dimension {d} of size {n} cannot be padded by ({before}, {after})")
     xp = xp_of(array_of(input))

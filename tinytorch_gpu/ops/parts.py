@@ -95,7 +95,7 @@ def real(input):
 def imag(input):
     """The imaginary part, a view. As torch.imag. Raises: RuntimeError for a real input."""
     if array_of(input).dtype.kind != "c":
-        raise RuntimeError(f"[imag] is not implemented for tensors with non-complex dtypes, got {array_of(input).dtype}")
+        raise RuntimeError(f"[imag] needs a complex tensor, got {array_of(input).dtype}")
     return Imag.apply(input)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..backend import dtypes
 from ..tensor import attach
-from .creation import host_array
+from .data import host_array
 from .registry import public
 
 _INDENT = 7  # the length of "tensor("
@@ -99,7 +99,8 @@ def _row(array, indent, summarize, form):
     per_line = max(1, (_Options.linewidth - indent) // (form.width + 2))
     edge = _Options.edgeitems
     if summarize and len(array) > 2 * edge and edge:
-        cells = [form.text(v) for v in array[:edge].tolist()] + [" ..."] + [form.text(v) for v in array[-edge:].tolist()]
+        first, last = array[:edge].tolist(), array[-edge:].tolist()
+        cells = [form.text(v) for v in first] + [" ..."] + [form.text(v) for v in last]
     else:
         cells = [form.text(v) for v in array.tolist()]
     lines = [", ".join(cells[i:i + per_line]) for i in range(0, len(cells), per_line)]

@@ -10,7 +10,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
 from ..tensor import attach
 from .. import ops
-from .creation import host_array
+from .data import host_array
 from .indexing import Index, IndexBackward
 from .registry import public
 from .views import ViewOperator
@@ -138,8 +138,8 @@ def repeat(self, *repeats):
 
 def _repeat(op, input, times):
     if len(times) < len(shape_of(input)):
-        raise RuntimeError(f"[{op}] number of dimensions of repeat dims {list(times)} can not be smaller than number of "
-                           f"dimensions of tensor {list(shape_of(input))}")
+        raise RuntimeError(f"[{op}] number of dimensions of repeat dims {list(times)} can not be smaller than number "
+                           f"of dimensions of tensor {list(shape_of(input))}")
     if times and min(times) < 0:
         raise RuntimeError(f"[{op}] trying to create a tensor with negative dimension: {list(times)}")
     return Repeat.apply(input, times=times)
@@ -147,7 +147,9 @@ def _repeat(op, input, times):
 
 @public(method=True)
 def repeat_interleave(input, repeats, dim=None, *, output_size=None):
-    """Each element (slice along `dim`) repeated `repeats` times, an integer or one for each. As torch.repeat_interleave.
+    """Each element (slice along `dim`) repeated `repeats` times: one number, or one for each.
+
+    As torch.repeat_interleave.
 
     Raises: RuntimeError for negative repeats, or a number of them that does not fit.
     """
@@ -319,6 +321,5 @@ def meshgrid(*tensors, indexing=None):
         out = meshgrid(tensors[1], tensors[0], *tensors[2:])
         return (out[1], out[0], *out[2:])
     size = tuple([math.prod(shape_of(t)) for t in tensors])
-    return tuple([
-        ops.expand(ops.reshape(t, (1,) * i + (-1,) + (1,) * (len(tensors) - 1 - i)), size) for i, t in enumerate(tensors)
-    ])
+    shapes = [(1,) * i + (-1,) + (1,) * (len(tensors) - 1 - i) for i in range(len(tensors))]
+    return tuple([ops.expand(ops.reshape(t, s), size) for t, s in zip(tensors, shapes)])

@@ -10,7 +10,8 @@ from ..backend import dtypes, random
 from ..backend.device import backend_for, backend_of, resolve
 from ..tensor import Tensor
 from .. import ops
-from .creation import _float_dtype, _size_name, finish, put, sizes
+from .creation import _float_dtype, _size_name, put, sizes
+from .data import finish
 from .registry import public
 
 

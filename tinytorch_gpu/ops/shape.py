@@ -301,6 +301,7 @@ def broadcast_shapes(*shapes):
         out[:0] = [1] * (len(shape) - len(out))
         for i, n in enumerate(shape, len(out) - len(shape)):
             if n != 1 and out[i] not in (1, n):
-                raise RuntimeError(f"[broadcast_shapes] shapes {', '.join(str(list(s)) for s in shapes)} do not broadcast")
+                listed = ", ".join(str(s) for s in shapes)
+                raise RuntimeError(f"[broadcast_shapes] shapes {listed} do not broadcast")
             out[i] = n if n != 1 else out[i]
     return tuple(out)

@@ -235,7 +235,8 @@ def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=N
                            f"{values.dtype} and {line.dtype}")
     line, values = wide(line), wide(values)
     if line.ndim == 1:
-        return _out(sorted_sequence, xp.searchsorted(line, values.reshape(-1), side=side).astype(kind).reshape(values.shape))
+        found = xp.searchsorted(line, values.reshape(-1), side=side)
+        return _out(sorted_sequence, found.astype(kind).reshape(values.shape))
     if line.ndim == 0 or values.shape[:-1] != line.shape[:-1]:
         raise RuntimeError(f"[searchsorted] sorted sequence should be 1-dimensional or its first N-1 dimensions match "
                            f"those of the input, got {list(line.shape)} and {list(values.shape)}")
@@ -266,11 +267,12 @@ def bincount(input, weights=None, minlength=0):
         raise RuntimeError("[bincount] only supports 1-d non-negative integral inputs, got a negative one")
     xp = backend_of(x).xp
     if weights is None:
-        return _out(input, xp.bincount(x.astype(np.int64, copy=False), minlength=minlength).astype(np.int64, copy=False))
+        counts = xp.bincount(x.astype(np.int64, copy=False), minlength=minlength)
+        return _out(input, counts.astype(np.int64, copy=False))
     w = on_device(array_of(weights), backend_of(x), x)
     if w.shape != x.shape:
-        raise RuntimeError(f"[bincount] weights should be 1-d and have the same length as input, got {list(w.shape)} and "
-                           f"{list(x.shape)}")
+        raise RuntimeError(f"[bincount] weights should be 1-d and have the same length as input, got {list(w.shape)} "
+                           f"and {list(x.shape)}")
     n = max(minlength, int(x.max()) + 1 if x.size else 0)
     w = w if w.dtype == np.float32 else w.astype(np.float64)
     return _out(input, segments.segment_sum(w.reshape(-1, 1), x, n).reshape(-1))
@@ -316,7 +318,8 @@ def one_hot(tensor, num_classes=-1):
         if x.min() < 0:
             raise RuntimeError("[one_hot] class values must be non-negative")
         if x.max() >= num_classes:
-            raise RuntimeError(f"[one_hot] class values must be smaller than num_classes, got {x.max()} of {num_classes}")
+            raise RuntimeError(f"[one_hot] class values must be smaller than num_classes, got {x.max()} "
+                               f"of {num_classes}")
     hot = x[..., None] == backend.xp.arange(num_classes)
     return _out(tensor, hot.astype(np.int64))
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from ..autograd import modes
 from ..autograd.modes import state
-from ..autograd.operator import Operator, _link_view, _order
+from ..autograd.node import next_order
+from ..autograd.operator import Operator
+from ..autograd.views import link_view
 from ..backend.device import _by_class
 from ..tensor import Tensor, make
 
@@ -29,10 +31,10 @@ class ViewOperator(Operator):
                 node.edges = (source._edge(),)
                 node.wanted = node._tensors = node._saved = node.hooks = node._unpack = node.metas = node.trace = None
                 node._widen = False
-                node.order = next(_order)
+                node.order = next_order()
                 node.shape, node.dtype = out.shape, out.dtype
                 t._node, t._req = node, True
-            _link_view(cls, t, source, params)
+            link_view(cls, t, source, params)
             return t
         if source.__class__ in _by_class:
             return _new(cls).forward(source, **params)
