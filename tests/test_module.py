@@ -254,6 +254,14 @@ def test_conversions_keep_identity():
     assert net.float().cpu().head.weight.dtype is tt.float32
 
 
+def test_conversion_while_a_graph_lives():
+    m = nn.Linear(2, 2)
+    old = m(tt.ones(1, 2)).sum()
+    m.double()
+    m(tt.ones(1, 2, dtype=tt.float64)).sum().backward()
+    assert m.weight.grad.dtype is tt.float64 and old.requires_grad
+
+
 def test_modes_apply_and_gradients():
     net, seen = Net(), []
     assert net.eval() is net and not any(m.training for m in net.modules())

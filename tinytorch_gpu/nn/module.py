@@ -273,6 +273,7 @@ class Module(Callable, Stateful):
                 if param is not None:
                     grad = param.grad
                     param.data = fn(param)
+                    param._leaf = None  # the end of a graph that is still alive would give gradients of the old dtype
                     if grad is not None:
                         param.grad = fn(grad)
             for name, buffer in self._buffers.items():
