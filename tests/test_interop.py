@@ -1,4 +1,5 @@
 """DLPack both ways and __cuda_array_interface__: memory is shared, lives long enough and is given back."""
+
 from __future__ import annotations
 
 import gc
@@ -25,8 +26,12 @@ def theirs_to_ours(torch, x):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_to_torch(torch, rng, name):
-    x = tt.tensor(np.asarray(rng.normal(size=(4, 3)) > 0 if name == "bool" else abs(9 * rng.normal(size=(4, 3)))).astype(
-        dtypes.from_any(name).np), device="cpu")
+    x = tt.tensor(
+        np.asarray(rng.normal(size=(4, 3)) > 0 if name == "bool" else abs(9 * rng.normal(size=(4, 3)))).astype(
+            dtypes.from_any(name).np
+        ),
+        device="cpu",
+    )
     for view in (x, x.t(), x[1:, ::2], x[0, 0], x[:0], x.expand(2, 4, 3)):
         there = torch.from_dlpack(view)
         assert there.dtype == getattr(torch, name) and tuple(there.shape) == view.shape
