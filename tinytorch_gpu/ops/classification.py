@@ -27,12 +27,17 @@ class _Rows:
 
     __slots__ = ("axis", "target", "kept", "weight", "pick", "rest", "mass", "total")
 
-    def __init__(self, xp, x, target, weight, ignore, smoothing):
+    def __init__(self, xp, x, target, weight, ignore, smoothing, ignored=True):
         self.axis = 1 if x.ndim > 1 else 0
         classes = x.shape[self.axis]
+        self.weight = weight
+        if weight is None and not ignored:  # every row counts as one: numbers instead of arrays
+            self.kept, self.target = None, target
+            self.pick, self.rest = 1.0 - smoothing, smoothing / classes if smoothing else None
+            self.mass, self.total = classes, target.size
+            return
         self.kept = target != ignore
         self.target = xp.where(self.kept, target, 0)
-        self.weight = weight
         own = self.kept.astype(x.dtype) if weight is None else weight[self.target] * self.kept
         self.pick = own * (1 - smoothing) if smoothing else own
         self.rest = self.kept * x.dtype.type(smoothing / classes) if smoothing else None
@@ -45,7 +50,13 @@ class _Rows:
 
     def share(self, xp):
         """One row's part of the mean's gradient: 0 where every row is ignored, though their mean is NaN."""
+        if self.kept is None:
+            return 1 / max(self.total, 1)
         return xp.where(self.total == 0, 0, 1 / self.total).astype(self.pick.dtype)
+
+    def columns(self, xp, values):
+        """A value for each row as a column beside the logits; one for all rows as it is."""
+        return xp.expand_dims(values, self.axis) if getattr(values, "ndim", 0) else values
 
 
 class CrossEntropy(Operator):
@@ -57,9 +68,9 @@ class CrossEntropy(Operator):
     __slots__ = ("rows", "scale")
     opmath = True
 
-    def forward(node, x, target, weight, ignore, smoothing, reduction):
+    def forward(node, x, target, weight, ignore, smoothing, reduction, ignored):
         xp = node.xp
-        rows = node.rows = _Rows(xp, x, target, weight, ignore, smoothing)
+        rows = node.rows = _Rows(xp, x, target, weight, ignore, smoothing, ignored)
         axis = rows.axis
         with dtypes.quiet():
             top = kept_max(x, axis)
@@ -74,7 +85,8 @@ class CrossEntropy(Operator):
             loss = (total - picked) * rows.pick
             if smoothing:
                 loss = loss + (total * rows.mass - every) * rows.rest
-            loss = xp.where(rows.kept, loss, 0)
+            if rows.kept is not None:
+                loss = xp.where(rows.kept, loss, 0)
             node.scale = 1.0
             if reduction == "none":
                 return loss
@@ -102,11 +114,11 @@ class CrossEntropyBackward(Operator):
         with dtypes.quiet():
             out = xp.subtract(x, total)
             xp.exp(out, out=out)
-            xp.multiply(out, xp.expand_dims(grad * rows.softmax_factor(), axis), out=out)
+            xp.multiply(out, rows.columns(xp, grad * rows.softmax_factor()), out=out)
             at = _at(xp, rows.target, axis)
             out[at] = out[at] - grad * rows.pick
             if rows.rest is not None:
-                rest = xp.expand_dims(grad * rows.rest, axis)
+                rest = rows.columns(xp, grad * rows.rest)
                 xp.subtract(out, rest if rows.weight is None else rest * _classwise(rows.weight, axis, x.ndim), out=out)
         return out
 
@@ -117,11 +129,11 @@ class CrossEntropyBackward(Operator):
         p = ops.softmax(x, axis)
         hp = ops.mul(h, p)
         mean = ops.sum(hp, axis, True)
-        factor = xp.expand_dims(rows.softmax_factor(), axis)
-        target = xp.zeros(shape, rows.pick.dtype)
+        factor = rows.columns(xp, rows.softmax_factor())
+        target = xp.zeros(shape, array_of(x).dtype)
         target[_at(xp, rows.target, axis)] = rows.pick
         if rows.rest is not None:
-            rest = xp.expand_dims(rows.rest, axis)
+            rest = rows.columns(xp, rows.rest)
             target += rest if rows.weight is None else rest * _classwise(rows.weight, axis, len(shape))
         per_row = ops.sub(ops.mul(mean, factor), ops.sum(ops.mul(h, target), axis, True))
         scale = ops.mul(ops.unsqueeze(grad, axis) if array_of(grad).ndim else grad, factor)
@@ -172,7 +184,7 @@ class NLLLossBackward(Operator):
 
 
 def _check_classes(name, x, target, weight, ignore):
-    """The shapes and indices that class targets must have."""
+    """The shapes and indices that class targets must have; whether rows may be ignored."""
     if target.dtype not in (dtypes.int64.np, dtypes.uint8.np):
         raise RuntimeError(f"[{name}] expected scalar type Long for target, got {dtypes.of(target).name}: convert it "
                            "with .long()")
@@ -196,6 +208,8 @@ def _check_classes(name, x, target, weight, ignore):
             bad = target[((target < 0) | (target >= classes)) & (target != ignore)]
             if bad.size:
                 raise IndexError(f"[{name}] Target {bad.flat[0]} is out of bounds.")
+        return low < 0 or high >= classes or 0 <= ignore < classes
+    return bool(target.size)
 
 
 def _weight(name, weight, x):
@@ -234,9 +248,9 @@ def cross_entropy(
         raise RuntimeError(f"[{name}] label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     w = _weight(name, weight, x)
     if x.shape != t.shape:
-        _check_classes(name, x, t, w, ignore_index)
+        ignored = _check_classes(name, x, t, w, ignore_index)
         return CrossEntropy.apply(
-            input, target, w, ignore=ignore_index, smoothing=float(label_smoothing), reduction=reduction
+            input, target, w, ignore=ignore_index, smoothing=float(label_smoothing), reduction=reduction, ignored=ignored
         )
     if t.dtype.kind in "biu":
         raise RuntimeError(f"[{name}] Expected floating point type for target with class probabilities, got "
