@@ -250,7 +250,8 @@ def cross_entropy(
     if x.shape != t.shape:
         ignored = _check_classes(name, x, t, w, ignore_index)
         return CrossEntropy.apply(
-            input, target, w, ignore=ignore_index, smoothing=float(label_smoothing), reduction=reduction, ignored=ignored
+            input, target, w, ignore=ignore_index, smoothing=float(label_smoothing), reduction=reduction,
+            ignored=ignored,
         )
     if t.dtype.kind in "biu":
         raise RuntimeError(f"[{name}] Expected floating point type for target with class probabilities, got "
