@@ -246,3 +246,23 @@ def test_scatter_repeats_in_order():
     given, places = backend.from_host(values), backend.from_host(index)
     runs = {host(segments.segment_sum(given, places, 10)).tobytes() for _ in range(5)}
     assert len(runs) == 1
+
+
+def test_an_index_changed_after_the_forward():
+    """The gradient is that of the index used; a mask that changed is noticed."""
+    x = tt.randn(4, 3, requires_grad=True)
+    i = tt.tensor([1, 2])
+    j = tt.tensor([[0, 1, 1]])
+    out = x[i].sum() + x.gather(0, j).sum() + x.index_select(0, i).sum()
+    i.zero_()
+    j.zero_()
+    out.backward()
+    expected = np.zeros((4, 3))
+    expected[1:3] += 2
+    expected[[0, 1, 1], [0, 1, 2]] += 1
+    np.testing.assert_array_equal(host(x.grad), expected)
+    m = tt.tensor([True, False, True])
+    out = x.masked_fill(m, 0.0)
+    m.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace"):
+        out.sum().backward()

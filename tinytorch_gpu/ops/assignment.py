@@ -11,7 +11,7 @@ from ..tensor import Tensor, attach
 from .. import ops
 from .data import number
 from ..backend import dtypes
-from .indexing import Index, Slice, is_trivial, on_device, parse, prepare, scatter_rows
+from .indexing import Index, Slice, is_trivial, kept, on_device, parse, prepare, scatter_rows
 from .registry import public
 from .shape import dim_of, shape_of
 
@@ -22,7 +22,7 @@ class IndexPut(Operator):
     """A copy of x with values at an advanced index: in their place, or added in a fixed order."""
 
     def forward(node, x, values, index, accumulate):
-        node.index, node.accumulate = index, accumulate
+        node.index, node.accumulate = kept(node, index), accumulate
         if accumulate:
             picked = picked_shape(x, index)
             values = node.xp.broadcast_to(node.xp.asarray(values, dtype=x.dtype), picked)
@@ -56,9 +56,10 @@ class IndexAdd(Operator):
     opmath = True
 
     def forward(node, x, source, dim, index, alpha):
-        node.index, node.alpha = (_ALL,) * dim + (index,), alpha
+        index = (_ALL,) * dim + (index,)
+        node.index, node.alpha = kept(node, index), alpha
         added = source if alpha == 1 else source * source.dtype.type(alpha)
-        return x + scatter_rows(added, x.shape, node.index)
+        return x + scatter_rows(added, x.shape, index)
 
     def backward(node, grad):
         if not node.need(1):
@@ -71,7 +72,7 @@ class MaskedFill(Operator):
     """x with `value` where the mask is True."""
 
     def forward(node, x, mask, value):
-        node.mask = mask
+        node.save(mask)
         if not hasattr(value, "dtype"):
             value = x.dtype.type(value)
         elif value.dtype != x.dtype:
@@ -79,17 +80,18 @@ class MaskedFill(Operator):
         return node.xp.where(mask, value, x)
 
     def backward(node, grad):
-        base = MaskedFill.apply(grad, node.mask, 0) if node.need(0) else None
+        mask = array_of(node.saved[0])
+        base = MaskedFill.apply(grad, mask, 0) if node.need(0) else None
         if not node.need(2):
             return base, None, None
-        return base, None, ops.sum(MaskedFill.apply(grad, ~node.mask, 0))
+        return base, None, ops.sum(MaskedFill.apply(grad, ~mask, 0))
 
 
 class MaskedScatter(Operator):
     """x with the next element of source wherever the mask is True."""
 
     def forward(node, x, source, mask):
-        node.mask, node.source = mask, source.shape
+        node.mask, node.source = kept(node, mask), source.shape
         out = x.copy()
         out[mask] = source.reshape(-1)[:int(mask.sum())]
         return out
@@ -286,22 +288,28 @@ def _scalar(op, input, value):
 
 
 def _mask(op, input, mask):
-    mask = array_of(mask)
-    if mask.dtype != np.bool_:
-        raise RuntimeError(f"[{op}] only supports boolean masks, got {mask.dtype}: compare or use .bool()")
-    return on_device(mask, backend_of(array_of(input)), array_of(input))
+    raw = array_of(mask)
+    if raw.dtype != np.bool_:
+        raise RuntimeError(f"[{op}] only supports boolean masks, got {raw.dtype}: compare or use .bool()")
+    return on_device(raw, backend_of(array_of(input)), array_of(input))
+
+
+def _watched_mask(op, input, mask):
+    """The mask itself where it can be saved without a copy: a later change is noticed by its version."""
+    raw = _mask(op, input, mask)
+    return mask if isinstance(mask, Tensor) and raw is mask._array else raw
 
 
 @public(method=True)
 def masked_fill(input, mask, value):
     """`input` with a number (or 0-d tensor) where `mask` is True, broadcast. As torch.masked_fill."""
-    return MaskedFill.apply(input, _mask("masked_fill", input, mask), _scalar("masked_fill", input, value))
+    return MaskedFill.apply(input, _watched_mask("masked_fill", input, mask), _scalar("masked_fill", input, value))
 
 
 @attach("masked_fill_")
 def masked_fill_(self, mask, value):
     """masked_fill() in place. As torch.Tensor.masked_fill_."""
-    return MaskedFill.inplace(self, _mask("masked_fill_", self, mask), _scalar("masked_fill_", self, value))
+    return MaskedFill.inplace(self, _watched_mask("masked_fill_", self, mask), _scalar("masked_fill_", self, value))
 
 
 @public(method=True)

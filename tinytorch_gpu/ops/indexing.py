@@ -11,13 +11,13 @@ from ..tensor import Tensor
 from .. import ops
 from . import segments
 from .registry import public
-from .views import ViewOperator
+from .views import _ViewOperator
 
 _BASIC = frozenset((int, slice, type(None), type(Ellipsis)))
 _ALL = slice(None)
 
 
-class Slice(ViewOperator):
+class Slice(_ViewOperator):
     """Basic indexing: a view. `index` is a tuple that ends with an Ellipsis or has one."""
 
     __slots__ = ("index", "full")
@@ -51,7 +51,7 @@ class Index(Operator):
     __slots__ = ("index", "full")
 
     def forward(node, x, index):
-        node.index, node.full = index, x.shape
+        node.index, node.full = kept(node, index), x.shape
         return gather_rows(x, index)
 
     def backward(node, grad):
@@ -69,6 +69,15 @@ class IndexBackward(Operator):
 
     def backward(node, grad):
         return Index.apply(grad, index=node.index)
+
+
+def kept(node, index):
+    """The index for backward: copied when recorded, because the user may change it in place."""
+    if node.edges is None:
+        return index
+    if index.__class__ is tuple:
+        return tuple([v if v.__class__ is slice else v.copy() for v in index])
+    return index.copy()
 
 
 def gather_rows(x, index):

@@ -8,7 +8,7 @@ from ..backend import dtypes
 from ..tensor import Tensor
 from .. import ops
 from .registry import public
-from .views import ViewOperator
+from .views import _ViewOperator
 
 
 class Complex(Operator):
@@ -24,7 +24,7 @@ class Complex(Operator):
         return ops.real(grad), ops.imag(grad) if node.need(1) else None
 
 
-class Real(ViewOperator):
+class Real(_ViewOperator):
     """The real part, a view."""
 
     __slots__ = ()
@@ -36,7 +36,7 @@ class Real(ViewOperator):
         return grad
 
 
-class Imag(ViewOperator):
+class Imag(_ViewOperator):
     """The imaginary part, a view."""
 
     __slots__ = ()
@@ -48,7 +48,7 @@ class Imag(ViewOperator):
         return ops.complex(ops.zeros_like(grad), grad)
 
 
-class ViewAsReal(ViewOperator):
+class ViewAsReal(_ViewOperator):
     """(..., 2) real and imaginary parts in the same memory."""
 
     __slots__ = ()
@@ -61,7 +61,7 @@ class ViewAsReal(ViewOperator):
         return ops.view_as_complex(ops.contiguous(grad))
 
 
-class ViewAsComplex(ViewOperator):
+class ViewAsComplex(_ViewOperator):
     """(...) complex numbers over (..., 2) parts in the same memory."""
 
     __slots__ = ()

@@ -13,7 +13,7 @@ from .. import ops
 from .data import host_array
 from .indexing import Index, IndexBackward
 from .registry import public
-from .views import ViewOperator
+from .views import _ViewOperator
 from .shape import _ints, dim_of, shape_of
 
 
@@ -75,7 +75,7 @@ class Triu(Operator):
         return Triu.apply(grad, diagonal=node.diagonal)
 
 
-class Diagonal(ViewOperator):
+class Diagonal(_ViewOperator):
     """A diagonal of two dimensions as the last one, a view."""
 
     def forward(node, x, offset, dim1, dim2):

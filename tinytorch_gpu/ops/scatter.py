@@ -8,7 +8,7 @@ from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .. import ops
 from . import segments
-from .indexing import SliceBackward, in_range, on_device
+from .indexing import SliceBackward, in_range, kept, on_device
 from .registry import public
 from .shape import dim_of, shape_of
 
@@ -58,7 +58,7 @@ class Gather(Operator):
     """out[i][j] = x[index[i][j]][j] along `dim`."""
 
     def forward(node, x, dim, index):
-        node.dim, node.index, node.full = dim, index, x.shape
+        node.dim, node.index, node.full = dim, kept(node, index), x.shape
         return node.xp.take_along_axis(_part(x, dim, index), index, dim)
 
     def backward(node, grad):
@@ -80,7 +80,7 @@ class Scatter(Operator):
     """A copy of x in which src stands at `index` along `dim`. Repeated positions: the last one on the CPU."""
 
     def forward(node, x, src, dim, index):
-        node.dim, node.index = dim, index
+        node.dim, node.index = dim, kept(node, index)
         node.source = src.shape if hasattr(src, "shape") else None
         out = x.copy()
         region = _part(out, dim, index)
@@ -111,7 +111,7 @@ class ScatterAdd(Operator):
     opmath = True
 
     def forward(node, x, src, dim, index):
-        node.dim, node.index, node.source = dim, index, src.shape
+        node.dim, node.index, node.source = dim, kept(node, index), src.shape
         return x + sum_at(node.xp, _cut(src, index.shape), index, dim, x.shape)
 
     def backward(node, grad):

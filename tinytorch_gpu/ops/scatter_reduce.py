@@ -8,7 +8,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
 from ..tensor import attach
 from . import segments
-from .indexing import SliceBackward
+from .indexing import SliceBackward, kept
 from .registry import public
 from .scatter import Gather, Scatter, ScatterAdd, _cut, _index, positions
 from .shape import shape_of
@@ -56,7 +56,7 @@ class ScatterExtreme(Operator):
         xp = node.xp
         source = _cut(src, index.shape)
         out, inside = _combined(xp, x, source, dim, index, reduce, include_self)
-        node.dim, node.index, node.full = dim, index, src.shape
+        node.dim, node.index, node.full = dim, kept(node, index), src.shape
         corner = out[tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])]
         node.from_x = (x == out) & inside
         node.from_src = source == xp.take_along_axis(corner, index, dim)
@@ -82,7 +82,7 @@ class ScatterProd(Operator):
     def forward(node, x, src, dim, index, include_self):
         source = _cut(src, index.shape)
         out, node.inside = _combined(node.xp, x, source, dim, index, "prod", include_self)
-        node.dim, node.index, node.include_self = dim, index, include_self
+        node.dim, node.index, node.include_self = dim, kept(node, index), include_self
         node.save(x, src, out)
         return out
 

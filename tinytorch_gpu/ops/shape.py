@@ -8,7 +8,7 @@ from ..autograd.operator import array_of
 from ..tensor import Tensor, attach
 from .. import ops
 from .registry import public
-from .views import ViewOperator
+from .views import _ViewOperator
 
 
 def dim_of(op, dim, ndim, extra=0) -> int:
@@ -50,7 +50,7 @@ def _resolve(op, shape, size) -> tuple:
     raise RuntimeError(f"[{op}] shape '{list(size)}' is invalid for input of size {n} (shape {list(shape)})")
 
 
-class Reshape(ViewOperator):
+class Reshape(_ViewOperator):
     """The same elements in another shape: a view where the strides allow it, else a copy."""
 
     __slots__ = ("full",)
@@ -63,7 +63,7 @@ class Reshape(ViewOperator):
         return ops.reshape(grad, node.full)
 
 
-class Transpose(ViewOperator):
+class Transpose(_ViewOperator):
     """Two dimensions exchanged."""
 
     __slots__ = ("dims",)
@@ -76,7 +76,7 @@ class Transpose(ViewOperator):
         return Transpose.apply(grad, dim0=node.dims[0], dim1=node.dims[1])
 
 
-class Permute(ViewOperator):
+class Permute(_ViewOperator):
     """The dimensions in another order."""
 
     __slots__ = ("dims",)

@@ -1,4 +1,4 @@
-"""ViewOperator: the short way for operators that only look at their input's memory in another shape."""
+"""The short way for operators that only look at their input's memory in another shape."""
 from __future__ import annotations
 
 from ..autograd import modes
@@ -13,7 +13,7 @@ _general = Operator.apply.__func__
 _new = object.__new__
 
 
-class ViewOperator(Operator):
+class _ViewOperator(Operator):
     """A view of one operand: nothing is promoted or saved, so most of `apply` falls away."""
 
     __slots__ = ()
