@@ -542,7 +542,7 @@ def test_a_diverging_run_keeps_its_last_checkpoint(capsys, monkeypatch):
 
 def test_digits_reads_985_of_1000(capsys):
     pytest.importorskip("sklearn")
-    assert train("--steps", "400", program=digits) == 0
+    assert train(program=digits) == 0
     out = capsys.readouterr().out
     assert float(re.search(r"test accuracy: ([\d.]+)%", out)[1]) >= 98.5
     assert {p.name for p in Path("runs/digits-1").iterdir()} >= {"checkpoint.safetensors", "metrics.csv"}
