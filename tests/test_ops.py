@@ -14,7 +14,8 @@ from cases import CASES
 from tinytorch_gpu import ops
 from tinytorch_gpu.autograd import engine
 from tinytorch_gpu.autograd.gradcheck import gradcheck, gradgradcheck
-from tinytorch_gpu.autograd.operator import REGISTRY, Pointwise
+from tinytorch_gpu.autograd.operator import REGISTRY
+from tinytorch_gpu.autograd.pointwise import Pointwise
 from tinytorch_gpu.backend import dtypes
 from tinytorch_gpu.backend.device import backend_for, device as device_class, resolve
 from tinytorch_gpu.tensor import Tensor

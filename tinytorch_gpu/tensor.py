@@ -161,6 +161,7 @@ class Tensor:
         if value.dtype.category < dtypes.FLOAT and self._req:
             raise RuntimeError(f"[data] a tensor that requires grad cannot become {value.dtype.name}")
         self._array = value._array
+        self._leaf = None  # a living graph may hold the end of the old array: its dtype need not be the new one's
 
     def detach(self):
         """The same memory, outside the graph; shares the version counter. As torch.Tensor.detach."""

@@ -12,9 +12,9 @@ _HOME = {
     "no_grad": "modes", "enable_grad": "modes", "set_grad_enabled": "modes", "inference_mode": "modes",
     "is_grad_enabled": "modes", "detect_anomaly": "modes", "set_detect_anomaly": "modes",
     "is_anomaly_enabled": "modes", "Function": "function", "gradcheck": "gradcheck", "gradgradcheck": "gradcheck",
-    "Operator": "operator", "Pointwise": "operator",
+    "Operator": "operator", "Pointwise": "pointwise",
 }
-_MODULES = ("engine", "modes", "operator", "hooks", "anomaly", "function", "functional", "graph")
+_MODULES = ("engine", "modes", "node", "operands", "operator", "pointwise", "views", "hooks", "anomaly", "function", "functional", "graph")
 
 
 def __getattr__(name):

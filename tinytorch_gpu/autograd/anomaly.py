@@ -5,9 +5,10 @@ import os
 import traceback
 
 from ..backend import dtypes
-from ..backend.device import xp_of
+from ..backend.device import backend_of, xp_of
 from ..tensor import Tensor
-from .operator import wide
+from . import modes
+from .operands import wide
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -19,10 +20,43 @@ def user_stack():
     return outside or frames
 
 
+class Trace:
+    """Where an operator was called: kept under anomaly mode only."""
+
+    __slots__ = ("line", "stack", "inputs", "output_has_nan")
+
+    def __init__(self, line, stack, inputs, output_has_nan):
+        self.line, self.stack, self.inputs, self.output_has_nan = line, stack, inputs, output_has_nan
+
+
+def trace_of(node, args, outs) -> Trace:
+    """Where and with what an operator was called; reads its outputs for NaN when anomaly mode checks."""
+    stack = user_stack()
+    shapes = tuple(
+        f"{dtypes.of(a._array).name}{list(a.shape)}" if isinstance(a, Tensor) else repr(a)[:40] for a in args
+    )
+    bad = False
+    if modes.anomaly == "check":
+        for o in outs:
+            if dtypes.is_float(o.dtype):
+                xp = backend_of(o).xp
+                bad = bad or bool(xp.isnan(wide(o)).any())
+    line = f"{stack[-1].filename}:{stack[-1].lineno} ({stack[-1].line})" if stack else "an unknown line"
+    return Trace(line, stack, shapes, bad)
+
+
 def describe(node) -> str:
     """A sentence with the operator, its inputs and the user's line."""
     trace = node.trace
     return f"{node.name()}({', '.join(trace.inputs)}) was called at {trace.line}"
+
+
+def explain(node, error) -> None:
+    """Add to an error from a backward which operator it was and, under anomaly mode, where it was called."""
+    if node.trace is not None:
+        error.add_note(describe(node))
+    else:
+        error.add_note(f"in the backward of {node.name()}; detect_anomaly() shows the line that made it")
 
 
 def nan_message(node, i, given) -> str:

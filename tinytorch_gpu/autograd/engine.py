@@ -12,93 +12,14 @@ import numpy as np
 from ..backend import dtypes
 from ..backend.device import _by_class, is_array, xp_of
 from ..tensor import Tensor, attach, make
-from . import modes
+from . import gradients, modes
+from .anomaly import explain, nan_message
+from .gradients import accumulate, add, fit, op, plain_sum
 from .modes import state
-from .operator import F32, HALF, REGISTRY, AccumulateGrad, Node, array_of, endpoint, wide
+from .node import AccumulateGrad, Node, endpoint
+from .operands import F32, HALF, array_of, wide
 
 __all__ = ["backward", "grad"]
-
-_Tensor = Tensor
-
-
-def _op(name, *args, **params):
-    return REGISTRY[name].apply(*args, **params)
-
-
-def fit(value, shape, dtype, node, i):
-    """A gradient made to fit input `i` of `node`: summed over broadcast dimensions, real for a real input, cast."""
-    array = value._array if value.__class__ is _Tensor else value
-    if array.shape != shape:
-        if not _expandable(shape, array.shape):
-            raise RuntimeError(
-                f"[{node.name()}] function returned an invalid gradient at index {i} - got {list(array.shape)} but "
-                f"expected shape compatible with {list(shape)}"
-            )
-        value = _op("SumToSize", value, size=shape)
-        array = value._array if value.__class__ is _Tensor else value
-    if array.dtype != dtype:
-        value = _op("Cast", value, dtype=dtype)
-    return value
-
-
-def _expandable(shape, to):
-    if len(shape) > len(to):
-        return False
-    return all(a == b or a == 1 for a, b in zip(reversed(shape), reversed(to)))
-
-
-def _add(a, b):
-    """The sum of two gradients; half types are kept in float32 until the node runs."""
-    if a.__class__ is _Tensor or b.__class__ is _Tensor:
-        half = [(x._array if isinstance(x, Tensor) else x).dtype in HALF for x in (a, b)]
-        if half[0]:
-            a = _op("Cast", a, dtype=F32)
-        if half[1]:
-            b = _op("Cast", b, dtype=F32)
-        return _op("Add", a, b)
-    out = xp_of(a).add(wide(a), wide(b))
-    return out if out.__class__ in _by_class else np.asarray(out)
-
-
-_sole = None  # the reference count that `_owned` sees for an array that nothing else holds; measured below
-
-
-def _owned(array):
-    """`array` itself if nothing else holds it and it owns plain memory, else a copy."""
-    if array.base is None and array.flags.c_contiguous and sys.getrefcount(array) <= _sole:
-        return array
-    return array.copy()
-
-
-def _accumulate(node, value, create_graph):
-    """Add a gradient to the leaf's `.grad`: owned, writable, never shared."""
-    variable = node.variable
-    held = variable._grad
-    if create_graph:
-        if value.__class__ is not _Tensor:
-            value = make(value)
-        variable._grad = _op("Clone", value) if held is None else _op("Add", held, value)
-        return
-    if value.__class__ is _Tensor:
-        value = value._array
-    if held is None:
-        variable._grad = make(_owned(value))
-    elif held._req:
-        variable._grad = make(_plain_sum(held._array, value))
-    else:
-        array = held._array
-        if array.dtype in HALF:
-            array[...] = (wide(array) + wide(value)).astype(array.dtype)
-        elif array.ndim == 0 or array.__class__ is not value.__class__:
-            array += value
-        else:
-            xp_of(array).add(array, value, out=array)
-        held._bump()
-
-
-def _plain_sum(a, b):
-    out = (wide(a) + wide(b)).astype(a.dtype)
-    return out if out.__class__ in _by_class else np.asarray(out)
 
 
 def _reaching(roots, targets):
@@ -118,7 +39,7 @@ def _reaching(roots, targets):
 
 def _call_hooks(hooks, value, as_tensor_name):
     """Run tensor hooks on one gradient; a hook may replace it."""
-    t = value if value.__class__ is _Tensor else make(value)
+    t = value if value.__class__ is Tensor else make(value)
     for hook in list(hooks.values()):
         result = hook(t)
         if result is not None:
@@ -176,9 +97,9 @@ def _deliver(buffers, heap, edge, value):
         if slots is None:
             slots = buffers[node] = [None] * len(node.metas)
             heappush(heap, (node.order, node))
-        slots[i] = value if slots[i] is None else _add(slots[i], value)
+        slots[i] = value if slots[i] is None else add(slots[i], value)
     elif edge in buffers:
-        buffers[edge] = _add(buffers[edge], value)
+        buffers[edge] = add(buffers[edge], value)
     else:
         buffers[edge] = value
         heappush(heap, (edge.order, edge))
@@ -203,7 +124,7 @@ def _before(node, buffers, create_graph):
         keeper = keeper() if keeper is not None else None
         if keeper is not None:
             kept = value if create_graph else make((value._array if isinstance(value, Tensor) else value).copy())
-            keeper._grad = kept if keeper._grad is None else _op("Add", keeper._grad, kept)
+            keeper._grad = kept if keeper._grad is None else op("Add", keeper._grad, kept)
         slots[i] = value if create_graph or not isinstance(value, Tensor) else value._array
     if hooks.pre:
         given = _as_tensors(slots)
@@ -231,9 +152,9 @@ def _leaf(node, value, create_graph):
     hooks = node.variable._hooks
     if hooks is not None:
         value = _leaf_hooks(node, value, create_graph)
-    if (value._array if value.__class__ is _Tensor else value).dtype != node.dtype:  # a sum kept in float32
+    if (value._array if value.__class__ is Tensor else value).dtype != node.dtype:  # a sum kept in float32
         value = _settled(value, node, 0)
-    _accumulate(node, value, create_graph)
+    accumulate(node, value, create_graph)
     if hooks is not None:
         for hook in list(hooks.post.values()):
             hook(node.variable)
@@ -242,10 +163,10 @@ def _leaf(node, value, create_graph):
 def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
     edges = node.edges
     if node.metas is None:
-        array = value._array if value.__class__ is _Tensor else value
+        array = value._array if value.__class__ is Tensor else value
         if node._widen:
             if array.dtype != F32:
-                value = _op("Cast", value, dtype=F32)
+                value = op("Cast", value, dtype=F32)
         elif array.dtype != node.dtype:
             value = fit(value, node.shape, node.dtype, node, 0)
         array = None
@@ -269,7 +190,7 @@ def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
         if watched:
             out = _after(node, out, grads, create_graph)
     except Exception as e:
-        _explain(node, e)
+        explain(node, e)
         raise
     finally:
         if create_graph:
@@ -287,7 +208,7 @@ def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
         target = edge[0] if edge.__class__ is tuple else edge
         if reaching is not None and target not in reaching:
             continue
-        array = value._array if value.__class__ is _Tensor else value
+        array = value._array if value.__class__ is Tensor else value
         if array.__class__ not in _by_class:
             array = value = _plain(node, value)
         if edge is not target:
@@ -339,8 +260,6 @@ def _after(node, out, given, create_graph):
         for i, g in enumerate(out):
             array = g._array if isinstance(g, Tensor) else g
             if array is not None and dtypes.is_float(array.dtype) and bool(xp_of(array).isnan(wide(array)).any()):
-                from .anomaly import nan_message
-
                 raise RuntimeError(nan_message(node, i, given))
     hooks = node.hooks
     if hooks is not None and hooks.post:
@@ -352,15 +271,6 @@ def _after(node, out, given, create_graph):
         if not create_graph:
             out = tuple([None if g is None else g._array for g in out])
     return out
-
-
-def _explain(node, e):
-    if node.trace is not None:
-        from .anomaly import describe
-
-        e.add_note(describe(node))
-    else:
-        e.add_note(f"in the backward of {node.name()}; detect_anomaly() shows the line that made it")
 
 
 # what users call
@@ -413,7 +323,7 @@ def _roots(outputs, gradients, create_graph, what):
                 raise RuntimeError(f"[{what}] expected the gradient on {t.device}, got {g.device}")
             g = g if create_graph else g._array
             if (g._array if create_graph else g).dtype != t._array.dtype:
-                g = _op("Cast", g, dtype=t._array.dtype)
+                g = op("Cast", g, dtype=t._array.dtype)
         roots.append((t._edge(), g))
     return roots
 
@@ -444,7 +354,7 @@ def backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, 
         if t._grad is None:
             t._grad = value
         else:
-            t._grad = _op("Add", t._grad, value) if create_graph else make(_plain_sum(t._grad._array, value._array))
+            t._grad = op("Add", t._grad, value) if create_graph else make(plain_sum(t._grad._array, value._array))
 
 
 def _input_edges(inputs, what):
@@ -502,18 +412,18 @@ def _tensor_backward(self, gradient=None, retain_graph=None, create_graph=False,
 
 def _measure_sole():
     """What `sys.getrefcount` shows in `_owned` on this Python, by sending a fresh array down the real path."""
-    global _sole, _owned
     seen = []
-    real = _owned
+    real = gradients._owned
 
-    def _owned(array):
+    def owned(array):
         seen.append(sys.getrefcount(array))
         return array
 
+    gradients._owned = owned
     leaf = make(np.zeros(1))
     leaf._req = True
     run([(_Fresh(leaf._edge()), np.zeros(1))], False, False)
-    _owned, _sole = real, seen[0]
+    gradients._owned, gradients._sole = real, seen[0]
 
 
 class _Fresh(Node):

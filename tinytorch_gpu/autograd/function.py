@@ -7,7 +7,9 @@ from ..backend import dtypes
 from ..tensor import Tensor, make
 from . import modes
 from .modes import state
-from .operator import Node, _order, _rebase, _trace
+from .anomaly import trace_of
+from .node import Node, next_order
+from .views import rebase
 from .saved import SavedTensor
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]
@@ -162,7 +164,7 @@ class Function:
             _record(cls, ctx, edges, outputs, kept, dirty)
             if modes.anomaly is not None:
                 node = ctx._node()
-                node.trace = _trace(node, args, [t._array for t in outputs if isinstance(t, Tensor)])
+                node.trace = trace_of(node, args, [t._array for t in outputs if isinstance(t, Tensor)])
         ctx._to_save = () if recording else ctx._to_save
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
 
@@ -172,7 +174,7 @@ def _record(cls, ctx, edges, outputs, kept, dirty):
 
     node = _FunctionNode()
     node.ctx, node.function, node.edges = ctx, cls, tuple(edges)
-    node.order = next(_order)
+    node.order = next_order()
     node.hooks = node.trace = node.wanted = None
     ctx._node = weakref.ref(node)
     metas = tuple((t._array.shape, t._array.dtype) if isinstance(t, Tensor) else ((), dtypes.float32.np)
@@ -188,7 +190,7 @@ def _record(cls, ctx, edges, outputs, kept, dirty):
         if original in constant or not dtypes.is_float(t._array.dtype):
             continue
         if t._view is not None and original in dirty:
-            _rebase(t, t._view, (node, i))
+            rebase(t, t._view, (node, i))
         else:
             t._node, t._index, t._req, t._leaf = node, i, True, None
 

@@ -5,7 +5,7 @@ from ..backend.device import device
 from ..ops.foundation import move
 from ..tensor import make
 from .modes import saved_tensors_hooks
-from .operator import Node
+from .node import Node
 
 __all__ = ["Node", "saved_tensors_hooks", "save_on_cpu"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import itertools
 
 from ..tensor import Tensor, attach
-from .operator import Hooks, Node
+from .node import Hooks, Node
 
 __all__ = ["RemovableHandle"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from ..backend import dtypes
 from ..tensor import INFERENCE, Tensor, make
 from .modes import state
-from .operator import _rejoin
+from .node import rejoin
 
 __all__ = ["SavedTensor"]
 
@@ -43,4 +43,4 @@ class SavedTensor:
                 f"expected version {self.version}"
             )
         edge = self.edge if self.output is None else (node, self.output)
-        return _rejoin(array, edge)
+        return rejoin(array, edge)

@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from ..autograd.operator import Pointwise, array_of
+from ..autograd.operator import array_of
+from ..autograd.pointwise import Pointwise
 from ..backend import dtypes
 from .axes import real_only
 from .registry import public

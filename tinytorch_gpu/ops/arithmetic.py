@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .. import ops
-from ..autograd.operator import OTHER, Pointwise
+from ..autograd.pointwise import OTHER, Pointwise
 from ..backend import dtypes
 from ..tensor import Tensor, attach
 from .registry import public

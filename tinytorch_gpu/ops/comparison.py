@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from .. import ops
-from ..autograd.operator import Pointwise, array_of
+from ..autograd.operator import array_of
+from ..autograd.pointwise import Pointwise
 from ..backend import dtypes
 from ..backend.device import xp_of
 from ..tensor import Tensor, attach

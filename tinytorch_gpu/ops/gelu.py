@@ -4,7 +4,8 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from ..autograd.operator import Operator, Pointwise, array_of
+from ..autograd.operator import Operator, array_of
+from ..autograd.pointwise import Pointwise
 from ..backend import dtypes
 from ..backend.device import backend_of
 from .axes import real_only

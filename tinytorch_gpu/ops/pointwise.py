@@ -4,11 +4,13 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from ..autograd.operator import INPUTS, OUTPUT, Pointwise, array_of
+from ..autograd.operator import array_of
+from ..autograd.pointwise import INPUTS, OUTPUT, Pointwise
 from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor
 from .registry import public
+from .unary import Function, unary
 
 
 class Neg(Pointwise):
@@ -93,22 +95,6 @@ class Exp(Pointwise):
         return ops.mul(grad, ops.conj(y))
 
 
-class _Function(Pointwise):
-    """f(x) with the input saved; the rule is the derivative times the gradient."""
-
-    __slots__ = ()
-    promotion = "float"
-
-    def forward(node, x):
-        node.save(x)
-        with dtypes.quiet():
-            return getattr(node.xp, node.function)(x)
-
-    def backward(node, grad):
-        (x,) = node.saved
-        return ops.mul(grad, ops.conj(node.derivative(x)))
-
-
 class Exp2(Pointwise):
     """2 ** x; the output is saved."""
 
@@ -126,7 +112,7 @@ class Exp2(Pointwise):
         return ops.mul(grad, ops.mul(ops.conj(y), math.log(2)))
 
 
-class Expm1(_Function):
+class Expm1(Function):
     """e ** x - 1, exact near 0."""
 
     __slots__ = ()
@@ -136,7 +122,7 @@ class Expm1(_Function):
         return ops.exp(x)
 
 
-class Log(_Function):
+class Log(Function):
     """The natural logarithm: -inf at 0, NaN below."""
 
     __slots__ = ()
@@ -146,7 +132,7 @@ class Log(_Function):
         return ops.reciprocal(x)
 
 
-class Log2(_Function):
+class Log2(Function):
     """The logarithm to base 2."""
 
     __slots__ = ()
@@ -156,7 +142,7 @@ class Log2(_Function):
         return ops.reciprocal(ops.mul(x, math.log(2)))
 
 
-class Log10(_Function):
+class Log10(Function):
     """The logarithm to base 10."""
 
     __slots__ = ()
@@ -166,7 +152,7 @@ class Log10(_Function):
         return ops.reciprocal(ops.mul(x, math.log(10)))
 
 
-class Log1p(_Function):
+class Log1p(Function):
     """log(1 + x), exact near 0."""
 
     __slots__ = ()
@@ -174,132 +160,6 @@ class Log1p(_Function):
 
     def derivative(node, x):
         return ops.reciprocal(ops.add(x, 1))
-
-
-class Sin(_Function):
-    """The sine of x in radians."""
-
-    __slots__ = ()
-    function = "sin"
-
-    def derivative(node, x):
-        return ops.cos(x)
-
-
-class Cos(_Function):
-    """The cosine of x in radians."""
-
-    __slots__ = ()
-    function = "cos"
-
-    def derivative(node, x):
-        return ops.neg(ops.sin(x))
-
-
-class Asin(_Function):
-    """The angle in [-pi/2, pi/2] whose sine is x."""
-
-    __slots__ = ()
-    function = "arcsin"
-
-    def derivative(node, x):
-        return ops.rsqrt(ops.sub(1, ops.mul(x, x)))
-
-
-class Acos(_Function):
-    """The angle in [0, pi] whose cosine is x."""
-
-    __slots__ = ()
-    function = "arccos"
-
-    def derivative(node, x):
-        return ops.neg(ops.rsqrt(ops.sub(1, ops.mul(x, x))))
-
-
-class Atan(_Function):
-    """The angle in (-pi/2, pi/2) whose tangent is x."""
-
-    __slots__ = ()
-    function = "arctan"
-
-    def derivative(node, x):
-        return ops.reciprocal(ops.add(ops.mul(x, x), 1))
-
-
-class Sinh(_Function):
-    """The hyperbolic sine."""
-
-    __slots__ = ()
-    function = "sinh"
-
-    def derivative(node, x):
-        return ops.cosh(x)
-
-
-class Cosh(_Function):
-    """The hyperbolic cosine."""
-
-    __slots__ = ()
-    function = "cosh"
-
-    def derivative(node, x):
-        return ops.sinh(x)
-
-
-class Asinh(_Function):
-    """The inverse hyperbolic sine."""
-
-    __slots__ = ()
-    function = "arcsinh"
-
-    def derivative(node, x):
-        return ops.rsqrt(ops.add(ops.mul(x, x), 1))
-
-
-class Acosh(_Function):
-    """The inverse hyperbolic cosine, for x >= 1."""
-
-    __slots__ = ()
-    function = "arccosh"
-
-    def derivative(node, x):  # two roots: sqrt(x^2 - 1) has another branch for complex x
-        return ops.mul(ops.rsqrt(ops.sub(x, 1)), ops.rsqrt(ops.add(x, 1)))
-
-
-class Atanh(_Function):
-    """The inverse hyperbolic tangent, for |x| < 1."""
-
-    __slots__ = ()
-    function = "arctanh"
-
-    def derivative(node, x):
-        return ops.reciprocal(ops.sub(1, ops.mul(x, x)))
-
-
-class Tan(Pointwise):
-    """The tangent; the output is saved."""
-
-    __slots__ = ()
-    promotion = "float"
-    ufunc = "tan"
-    keeps = OUTPUT
-
-    def backward(node, grad):
-        (y,) = node.saved
-        return ops.mul(grad, ops.conj(ops.add(ops.mul(y, y), 1)))
-
-
-class Tanh(Pointwise):
-    """The hyperbolic tangent; the output is saved."""
-
-    __slots__ = ()
-    promotion = "float"
-    ufunc = "tanh"
-    keeps = OUTPUT
-
-    def backward(node, grad):
-        (y,) = node.saved
-        return ops.mul(grad, ops.conj(ops.sub(1, ops.mul(y, y))))
 
 
 class Sqrt(Pointwise):
@@ -441,43 +301,22 @@ class Round(_Step):
         return node.xp.around(x, decimals)
 
 
-def _unary(cls, name, doc, methods=None, inplace=True):
-    def f(input):
-        return cls.apply(input)
-
-    f.__name__ = f.__qualname__ = name
-    f.__doc__ = f"{doc} Elementwise, any shape; integers give floats. As torch.{name}."
-    return public(f, method=methods or True, inplace=inplace)
-
-
-exp = _unary(Exp, "exp", "e ** input.")
-exp2 = _unary(Exp2, "exp2", "2 ** input.")
-expm1 = _unary(Expm1, "expm1", "e ** input - 1, exact near 0.")
-log = _unary(Log, "log", "The natural logarithm.")
-log2 = _unary(Log2, "log2", "The logarithm to base 2.")
-log10 = _unary(Log10, "log10", "The logarithm to base 10.")
-log1p = _unary(Log1p, "log1p", "log(1 + input), exact near 0.")
-sin = _unary(Sin, "sin", "The sine.")
-cos = _unary(Cos, "cos", "The cosine.")
-tan = _unary(Tan, "tan", "The tangent.")
-asin = _unary(Asin, "asin", "The inverse sine.", ["asin", "arcsin"])
-acos = _unary(Acos, "acos", "The inverse cosine.", ["acos", "arccos"])
-atan = _unary(Atan, "atan", "The inverse tangent.", ["atan", "arctan"])
-sinh = _unary(Sinh, "sinh", "The hyperbolic sine.")
-cosh = _unary(Cosh, "cosh", "The hyperbolic cosine.")
-tanh = _unary(Tanh, "tanh", "The hyperbolic tangent.")
-asinh = _unary(Asinh, "asinh", "The inverse hyperbolic sine.", ["asinh", "arcsinh"])
-acosh = _unary(Acosh, "acosh", "The inverse hyperbolic cosine.", ["acosh", "arccosh"])
-atanh = _unary(Atanh, "atanh", "The inverse hyperbolic tangent.", ["atanh", "arctanh"])
-sqrt = _unary(Sqrt, "sqrt", "The square root.")
-rsqrt = _unary(Rsqrt, "rsqrt", "1 / sqrt(input).")
-reciprocal = _unary(Reciprocal, "reciprocal", "1 / input.")
-erf = _unary(Erf, "erf", "The error function.")
-erfc = _unary(Erfc, "erfc", "1 - erf(input).")
-erfinv = _unary(Erfinv, "erfinv", "The inverse error function.")
-floor = _unary(Floor, "floor", "The largest integer not above, in the input's dtype.")
-ceil = _unary(Ceil, "ceil", "The smallest integer not below, in the input's dtype.")
-trunc = _unary(Trunc, "trunc", "The integer part, in the input's dtype.", ["trunc", "fix"])
+exp = unary(Exp, "exp", "e ** input.")
+exp2 = unary(Exp2, "exp2", "2 ** input.")
+expm1 = unary(Expm1, "expm1", "e ** input - 1, exact near 0.")
+log = unary(Log, "log", "The natural logarithm.")
+log2 = unary(Log2, "log2", "The logarithm to base 2.")
+log10 = unary(Log10, "log10", "The logarithm to base 10.")
+log1p = unary(Log1p, "log1p", "log(1 + input), exact near 0.")
+sqrt = unary(Sqrt, "sqrt", "The square root.")
+rsqrt = unary(Rsqrt, "rsqrt", "1 / sqrt(input).")
+reciprocal = unary(Reciprocal, "reciprocal", "1 / input.")
+erf = unary(Erf, "erf", "The error function.")
+erfc = unary(Erfc, "erfc", "1 - erf(input).")
+erfinv = unary(Erfinv, "erfinv", "The inverse error function.")
+floor = unary(Floor, "floor", "The largest integer not above, in the input's dtype.")
+ceil = unary(Ceil, "ceil", "The smallest integer not below, in the input's dtype.")
+trunc = unary(Trunc, "trunc", "The integer part, in the input's dtype.", ["trunc", "fix"])
 
 
 @public(method=["neg", "__neg__", "negative"], inplace=True)
