@@ -355,7 +355,7 @@ Case("ScatterAdd in place", _changed(lambda y, s, i: y.scatter_add_(0, i, s)), R
 Case("ScatterExtreme", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "amax"), R(3, 4, distinct=True),
      R(3, 6, distinct=True), I(3, 6, n=4), complex=False, integer=True)
 Case("ScatterExtreme alone", lambda t, x, s, i: t.scatter_reduce(x, 0, i, s, "amin", include_self=False),
-     R(3, 4, distinct=True), R(5, 4, distinct=True), I(5, 4, n=3), complex=False, integer=True)
+     R(3, 4, low=3, high=5, distinct=True), R(5, 4, distinct=True), I(5, 4, n=3), complex=False, integer=True)
 Case("ScatterProd", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod"), R(3, 4, nonzero=True), R(3, 3, nonzero=True),
      I(3, 3, n=4), complex=False, integer=True)
 Case("ScatterProd alone", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod", include_self=False),
@@ -535,3 +535,37 @@ Case("CrossEntropyBackward", _gradient(lambda t, x, i: t.nn.functional.cross_ent
      I(3, n=5), R(3), complex=False, half=False, raw=False, **_INSIDE)
 Case("NLLLossBackward", _gradient(lambda t, x, i: t.nn.functional.nll_loss(x, i, reduction="none")), R(3, 5), I(3, n=5), R(3),
      complex=False, half=False, raw=False)
+
+# linear algebra
+
+_LINEAR = dict(half=False, nonfinite=False, why="a factorization spreads NaN as it likes, or fails")
+
+
+def _hermitian(t, x):
+    return t.mul(t.add(x, t.conj(t.transpose(x, -2, -1))), 0.5)
+
+
+Case("LinalgInv", lambda t, x: t.linalg.inv(x), S(2, 3, 3), **_LINEAR)
+Case("inverse", lambda t, x: t.inverse(x), S(3, 3), **_LINEAR)
+Case("LinalgSolve", lambda t, x, b: t.linalg.solve(x, b), S(2, 3, 3), R(2, 3, 4), **_LINEAR)
+Case("LinalgSolve broadcast", lambda t, x, b: t.linalg.solve(x, b), S(3, 3), R(2, 3, 4), **_LINEAR)
+Case("LinalgSolve vector", lambda t, x, b: t.linalg.solve(x, b), S(3, 3), R(3), **_LINEAR)
+Case("LinalgSolve vectors", lambda t, x, b: t.linalg.solve(x, b), S(2, 3, 3), R(2, 3), **_LINEAR)
+Case("LinalgSolve right", lambda t, x, b: t.linalg.solve(x, b, left=False), S(2, 3, 3), R(1, 4, 3), **_LINEAR)
+Case("LinalgCholesky", lambda t, x: t.linalg.cholesky(_hermitian(t, x)), S(2, 3, 3), **_LINEAR)
+Case("LinalgCholesky upper", lambda t, x: t.linalg.cholesky(_hermitian(t, x), upper=True), S(3, 3), **_LINEAR)
+Case("LinalgDet", lambda t, x: t.linalg.det(x), S(2, 3, 3), **_LINEAR)
+Case("LinalgSlogdet", lambda t, x: tuple(t.linalg.slogdet(x)), S(2, 3, 3), **_LINEAR)
+Case("logdet", lambda t, x: t.logdet(x), S(3, 3), **_LINEAR)
+Case("matrix_power", lambda t, x: (t.linalg.matrix_power(x, 5), t.matrix_power(x, -2), t.matrix_power(x, 0)), S(2, 3, 3),
+     tolerance=30, **_LINEAR)
+Case("multi_dot", lambda t, x, y, z, w: t.linalg.multi_dot((x, y, z, w)), R(4), R(4, 10), R(10, 2), R(2, 3), half=False,
+     nonfinite=False, tolerance=4, why="the order of products decides which sums meet an infinity, and rounds otherwise")
+Case("linalg.norm", lambda t, x: (t.linalg.norm(x), t.linalg.norm(x, 1), t.linalg.norm(x, math.inf, -1)), R(3, 4, distinct=True),
+     half=False)
+Case("matrix_norm", lambda t, x: [t.linalg.matrix_norm(x, ord) for ord in ("fro", 1, -1, math.inf, -math.inf)],
+     R(2, 3, 4, distinct=True), half=False)
+Case("matrix_norm dim", lambda t, x: t.linalg.matrix_norm(x, 1, (2, 0), True), R(3, 2, 4, distinct=True), half=False)
+Case("linalg.diagonal", lambda t, x: t.linalg.diagonal(x, offset=1), R(2, 3, 4), integer=True)
+Case("vecdot", lambda t, x, y: t.linalg.vecdot(x, y), R(2, 3), R(3), half=False)
+Case("cross", lambda t, x, y: t.linalg.cross(x, y, dim=0), R(3, 2), R(3, 2), half=False)
