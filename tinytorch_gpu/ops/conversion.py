@@ -216,4 +216,3 @@ def __reduce_ex__(self, protocol):
         array, bits = array.view(np.uint16), "bfloat16"
     attributes = dict(self.__dict__)
     return _rebuild, (type(self), array, bits, str(self.device), self._req, attributes)
-

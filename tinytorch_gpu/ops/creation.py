@@ -16,6 +16,7 @@ from .registry import public
 
 # sizes and places
 
+
 def sizes(op, size) -> tuple:
     """A shape from `f(2, 3)`, `f((2, 3))` or `f(torch_size)`. Raises: RuntimeError for negative sizes."""
     if len(size) == 1 and not hasattr(size[0], "__index__") or len(size) == 1 and isinstance(size[0], (tuple, list)):
@@ -264,4 +265,3 @@ def tril_indices(row, col, offset=0, *, dtype=None, device=None):
 def triu_indices(row, col, offset=0, *, dtype=None, device=None):
     """(2, n) row and column numbers of the upper triangle. As torch.triu_indices."""
     return _triangle("triu_indices", row, col, offset, dtype, device, np.triu_indices)
-

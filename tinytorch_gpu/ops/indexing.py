@@ -323,4 +323,3 @@ def getitem(input, index):
     if not is_trivial(basic):
         input = Slice.apply(input, index=basic)
     return Index.apply(input, index=late)
-

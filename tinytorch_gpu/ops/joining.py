@@ -278,4 +278,3 @@ def select(input, dim, index):
     if not -shape[d] <= index < shape[d]:
         raise IndexError(f"[select] index {index} out of range for tensor of size {list(shape)} at dimension {d}")
     return Slice.apply(input, index=_along(d, int(index)))
-

@@ -250,5 +250,3 @@ def take(input, index):
     """Elements of the flattened input, in the shape of `index`. As torch.take. Raises: IndexError out of range."""
     out = Gather.apply(ops.reshape(input, (-1,)), dim=0, index=_wrapped("take", input, index, None))
     return ops.reshape(out, shape_of(index))
-
-

@@ -322,5 +322,3 @@ def one_hot(tensor, num_classes=-1):
                                f"of {num_classes}")
     hot = x[..., None] == backend.xp.arange(num_classes)
     return _out(tensor, hot.astype(np.int64))
-
-
