@@ -557,15 +557,5 @@ Case("LinalgCholesky upper", lambda t, x: t.linalg.cholesky(_hermitian(t, x), up
 Case("LinalgDet", lambda t, x: t.linalg.det(x), S(2, 3, 3), **_LINEAR)
 Case("LinalgSlogdet", lambda t, x: tuple(t.linalg.slogdet(x)), S(2, 3, 3), **_LINEAR)
 Case("logdet", lambda t, x: t.logdet(x), S(3, 3), **_LINEAR)
-Case("matrix_power", lambda t, x: (t.linalg.matrix_power(x, 5), t.matrix_power(x, -2), t.matrix_power(x, 0)), S(2, 3, 3),
+Case("matrix_power", lambda t, x: (t.linalg.matrix_power(x, 5), t.matrix_power(x, -2)), S(2, 3, 3),
      tolerance=30, **_LINEAR)
-Case("multi_dot", lambda t, x, y, z, w: t.linalg.multi_dot((x, y, z, w)), R(4), R(4, 10), R(10, 2), R(2, 3), half=False,
-     nonfinite=False, tolerance=4, why="the order of products decides which sums meet an infinity, and rounds otherwise")
-Case("linalg.norm", lambda t, x: (t.linalg.norm(x), t.linalg.norm(x, 1), t.linalg.norm(x, math.inf, -1)), R(3, 4, distinct=True),
-     half=False)
-Case("matrix_norm", lambda t, x: [t.linalg.matrix_norm(x, ord) for ord in ("fro", 1, -1, math.inf, -math.inf)],
-     R(2, 3, 4, distinct=True), half=False)
-Case("matrix_norm dim", lambda t, x: t.linalg.matrix_norm(x, 1, (2, 0), True), R(3, 2, 4, distinct=True), half=False)
-Case("linalg.diagonal", lambda t, x: t.linalg.diagonal(x, offset=1), R(2, 3, 4), integer=True)
-Case("vecdot", lambda t, x, y: t.linalg.vecdot(x, y), R(2, 3), R(3), half=False)
-Case("cross", lambda t, x, y: t.linalg.cross(x, y, dim=0), R(3, 2), R(3, 2), half=False)
