@@ -1,7 +1,8 @@
 """Time on the CPU beside PyTorch: python bench/cpu.py [chain mlp gpt cnn import memory] [--pairs 30] [--save].
 
 Each work runs in one process with both packages, two threads each, as interleaved pairs after a warm-up; the figure
-is the median of the ratios ours / PyTorch's. `memory` uses tracemalloc. --save writes bench/results/cpu.json and cpu.md.
+is the median of the ratios ours / PyTorch's. `memory` uses tracemalloc. --save writes bench/results/cpu.json and
+cpu.md.
 """
 from __future__ import annotations
 
@@ -171,8 +172,9 @@ def save(rows):
     for r in rows:
         if r["work"] == "memory":
             chain = ", ".join(f"{n:,}: {s} s" for n, s in r["chain_seconds"].items())
-            lines += ["", f"Memory, 200 x (Linear + ReLU), forward + backward: peak {r['peak_MiB']} MiB by tracemalloc = "
-                      f"parameters' gradients + {r['peak_in_activations']} activations of {r['activation_MiB']} MiB "
+            lines += ["", "Memory, 200 x (Linear + ReLU), forward + backward: "
+                      f"peak {r['peak_MiB']} MiB by tracemalloc = parameters' "
+                      f"gradients + {r['peak_in_activations']} activations of {r['activation_MiB']} MiB "
                       f"(at most {r['limit']}). Chains of operators, forward + backward: {chain}."]
     (folder / "cpu.md").write_text("\n".join(lines) + "\n")
 

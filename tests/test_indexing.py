@@ -9,7 +9,8 @@ from case import host, tensor
 
 import tinytorch_gpu as tt
 from tinytorch_gpu.autograd import engine
-from tinytorch_gpu.backend.device import backend_for, device as device_class, resolve
+from tinytorch_gpu.backend.device import backend_for, resolve
+from tinytorch_gpu.backend.device import device as device_class
 from tinytorch_gpu.ops import segments
 
 

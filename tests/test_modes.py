@@ -67,7 +67,8 @@ def test_set_grad_enabled_as_a_function():
 
 
 @pytest.mark.parametrize("decorate", [
-    lambda f: no_grad()(f), no_grad, lambda f: set_grad_enabled(False)(f), lambda f: inference_mode()(f), inference_mode,
+    lambda f: no_grad()(f), no_grad, lambda f: set_grad_enabled(False)(f), lambda f: inference_mode()(f),
+    inference_mode,
 ])
 def test_decorators_hold_inside_the_function_only(decorate):
     @decorate

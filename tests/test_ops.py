@@ -7,7 +7,19 @@ import re
 import numpy as np
 import pytest
 from case import (
-    EPS, S, close, dtype_name, host, identical, is_tensor, leaves, operators_of, ours, tensor, torch_tensor, watched,
+    EPS,
+    S,
+    close,
+    dtype_name,
+    host,
+    identical,
+    is_tensor,
+    leaves,
+    operators_of,
+    ours,
+    tensor,
+    torch_tensor,
+    watched,
 )
 from cases import CASES
 
@@ -17,7 +29,8 @@ from tinytorch_gpu.autograd.gradcheck import gradcheck, gradgradcheck
 from tinytorch_gpu.autograd.operator import REGISTRY
 from tinytorch_gpu.autograd.pointwise import Pointwise
 from tinytorch_gpu.backend import dtypes
-from tinytorch_gpu.backend.device import backend_for, device as device_class, resolve
+from tinytorch_gpu.backend.device import backend_for, resolve
+from tinytorch_gpu.backend.device import device as device_class
 from tinytorch_gpu.tensor import Tensor
 
 HALF = ("float16", "bfloat16")

@@ -38,7 +38,8 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=repr)
-@pytest.mark.parametrize("options", [{}, {"equal_nan": True}, {"rtol": 0.2, "atol": 0}, {"check_dtype": False}], ids=repr)
+@pytest.mark.parametrize("options", [{}, {"equal_nan": True}, {"rtol": 0.2, "atol": 0}, {"check_dtype": False}],
+                         ids=repr)
 def test_same_verdict_as_pytorch_on_numbers_and_containers(pair, options, torch):
     assert verdict(assert_close, *pair, **options) is verdict(torch.testing.assert_close, *pair, **options)
 

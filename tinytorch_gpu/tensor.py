@@ -45,7 +45,8 @@ class Tensor:
     """
 
     __slots__ = (
-        "_array", "_node", "_index", "_req", "_grad", "_version_", "_view", "_leaf", "_hooks", "__weakref__", "__dict__",
+        "_array", "_node", "_index", "_req", "_grad", "_version_", "_view", "_leaf", "_hooks", "__weakref__",
+        "__dict__",
     )
     __array_priority__ = 1000  # numpy_array * tensor is the tensor's __rmul__
     __hash__ = object.__hash__

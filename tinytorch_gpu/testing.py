@@ -54,7 +54,8 @@ class _Options:
     def compare(self, actual, expected, where):
         if isinstance(actual, Mapping) and isinstance(expected, Mapping):
             if set(actual) != set(expected):
-                missing, more = sorted(map(repr, set(expected) - set(actual))), sorted(map(repr, set(actual) - set(expected)))
+                missing = sorted(map(repr, set(expected) - set(actual)))
+                more = sorted(map(repr, set(actual) - set(expected)))
                 raise _Mismatch(f"The keys of the mappings do not match{where}:\nMissing keys in the actual mapping: "
                                 f"{missing}\nAdditional keys in the actual mapping: {more}")
             for key in expected:
@@ -109,7 +110,8 @@ class _Options:
 
     def tensors(self, actual, expected, where):
         if actual.shape != expected.shape:
-            raise _Mismatch(f"The values for attribute 'shape' do not match{where}: {actual.shape} != {expected.shape}.")
+            raise _Mismatch(
+                f"The values for attribute 'shape' do not match{where}: {actual.shape} != {expected.shape}.")
         here, there = backend_of(actual).device_of(actual), backend_of(expected).device_of(expected)
         if self.device and here != there:
             raise _Mismatch(f"The values for attribute 'device' do not match{where}: {here} != {there}.")
@@ -119,7 +121,8 @@ class _Options:
         if self.stride:
             strides = [tuple(s // a.dtype.itemsize for s in a.strides) for a in (actual, expected)]
             if strides[0] != strides[1]:
-                raise _Mismatch(f"The values for attribute 'stride()' do not match{where}: {strides[0]} != {strides[1]}.")
+                raise _Mismatch(
+                    f"The values for attribute 'stride()' do not match{where}: {strides[0]} != {strides[1]}.")
         rtol, atol = self.tolerances(first, second)
         a, e = (backend_of(v).to_host(v) for v in (actual, expected))
         category = max(first.category, second.category)
@@ -169,8 +172,8 @@ def _kind(value):
 
 
 def _incomparable(actual, expected):
-    return TypeError(f"[assert_close] no comparison for {type(actual).__name__} and {type(expected).__name__}: give two "
-                     "Tensors, arrays, numbers, sequences or mappings")
+    return TypeError(f"[assert_close] no comparison for {type(actual).__name__} and {type(expected).__name__}: "
+                     "give two Tensors, arrays, numbers, sequences or mappings")
 
 
 def make_tensor(

@@ -14,7 +14,8 @@ _HOME = {
     "is_anomaly_enabled": "modes", "Function": "function", "gradcheck": "gradcheck", "gradgradcheck": "gradcheck",
     "Operator": "operator", "Pointwise": "pointwise",
 }
-_MODULES = ("engine", "modes", "node", "operands", "operator", "pointwise", "views", "hooks", "anomaly", "function", "functional", "graph")
+_MODULES = ("engine", "modes", "node", "operands", "operator", "pointwise", "views", "hooks", "anomaly",
+            "function", "functional", "graph")
 
 
 def __getattr__(name):

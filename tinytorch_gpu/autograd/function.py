@@ -6,11 +6,11 @@ import functools
 from ..backend import dtypes
 from ..tensor import Tensor, make
 from . import modes
-from .modes import state
 from .anomaly import trace_of
+from .modes import state
 from .node import Node, next_order
-from .views import rebase
 from .saved import SavedTensor
+from .views import rebase
 
 __all__ = ["Function", "FunctionCtx", "once_differentiable"]
 

@@ -108,7 +108,8 @@ def _checked_inputs(inputs):
             warnings.warn(f"[gradcheck] input {i} requires gradient and is {x.dtype.name}, not double precision: "
                           "differences will likely be too coarse", stacklevel=3)
         if x._array.size and any(s == 0 and n > 1 for s, n in zip(x._array.strides, x.shape)):
-            raise ValueError(f"[gradcheck] input {i} has a dimension with stride 0: its elements share memory, clone() it")
+            raise ValueError(f"[gradcheck] input {i} has a dimension with stride 0: its elements share memory, "
+                             "clone() it")
         wanting.append(i)
     if not wanting:
         raise ValueError("[gradcheck] expects at least one input tensor to require gradient, but none of them do")
@@ -215,7 +216,8 @@ class _Check:
                         for j, moved in enumerate(self.derivative(i, index, unit)):
                             rows[u][j].append(moved.reshape(-1))
                 self.differences[i] = [
-                    [np.array(r).reshape(x._array.size, o._array.size) for r, o in zip(each, self.outputs)] for each in rows
+                    [np.array(r).reshape(x._array.size, o._array.size) for r, o in zip(each, self.outputs)]
+                    for each in rows
                 ]
         return self.differences
 
@@ -260,8 +262,8 @@ class _Check:
 
     def refuse(self, i, j, where, found, wanted):
         raise GradcheckError(
-            f"[gradcheck] Jacobian mismatch for output {j} with respect to input {i}, {where}: numerical {wanted:.10g}, "
-            f"analytical {found:.10g}, difference {abs(found - wanted):.3g}, allowed "
+            f"[gradcheck] Jacobian mismatch for output {j} with respect to input {i}, {where}: "
+            f"numerical {wanted:.10g}, analytical {found:.10g}, difference {abs(found - wanted):.3g}, allowed "
             f"{self.atol + self.rtol * abs(wanted):.3g}; the output was made by {self.operator(j)}"
         )
 
@@ -281,7 +283,8 @@ class _Check:
             if g.shape != x.shape:
                 raise GradcheckError(f"[gradcheck] the gradient of input {i} has shape {g.shape}, the input {x.shape}")
             if grad_dtypes and g.dtype is not x.dtype:
-                raise GradcheckError(f"[gradcheck] the gradient of input {i} is {g.dtype.name}, the input {x.dtype.name}")
+                raise GradcheckError(
+                    f"[gradcheck] the gradient of input {i} is {g.dtype.name}, the input {x.dtype.name}")
 
     def repeatable(self, j, first, second, tolerance):
         for i, a, b in zip(self.wanting, first, second):
@@ -299,7 +302,8 @@ class _Check:
         for j, out in enumerate(self.outputs):
             for i, g in zip(self.wanting, self.gradients(j, np.zeros(out.shape), True)):
                 if g is not None and np.any(_host(g) != 0):
-                    raise GradcheckError(f"[gradcheck] backward not multiplied by grad_output: the gradient of input {i} "
+                    raise GradcheckError("[gradcheck] backward not multiplied by grad_output: the gradient of "
+                                         f"input {i} "
                                          f"is not zero for a zero gradient of output {j}, made by {self.operator(j)}")
 
     def constant(self):

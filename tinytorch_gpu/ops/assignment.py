@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of, wide
+from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
-from .. import ops
 from .data import number
-from ..backend import dtypes
 from .indexing import Index, Slice, is_trivial, kept, on_device, parse, prepare, scatter_rows
 from .registry import public
 from .shape import dim_of, shape_of

@@ -5,10 +5,11 @@ import copy
 
 import numpy as np
 
-from ..backend import dtypes
-from ..backend.device import backend_for, device as Device
-from ..tensor import Tensor, _fill, attach
 from .. import ops
+from ..backend import dtypes
+from ..backend.device import backend_for
+from ..backend.device import device as Device
+from ..tensor import Tensor, _fill, attach
 from .data import host_array
 from .registry import public
 from .shape import dim_of

@@ -104,7 +104,7 @@ class _Convolution(Operator):
     opmath = True
 
     def name(node):
-        return f"{type(node).__name__.replace('Conv', 'Conv%dd' % len(node.geometry.kernel), 1)}"
+        return type(node).__name__.replace("Conv", f"Conv{len(node.geometry.kernel)}d", 1)
 
 
 class Conv(_Convolution):

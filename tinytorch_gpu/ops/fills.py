@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator
 from ..backend import dtypes, random
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
-from .. import ops
 from .data import number
 
 

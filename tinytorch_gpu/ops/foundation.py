@@ -1,11 +1,11 @@
 """What the engine itself needs: conversions, copies, sums over broadcast dimensions."""
 from __future__ import annotations
 
+from .. import ops
 from ..autograd.operator import Operator, array_of, wide
 from ..backend import dtypes
 from ..backend.device import backend_for, backend_of
 from ..tensor import Tensor, make
-from .. import ops
 from .registry import public
 from .sums import sum_leading
 

@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of, is_array
 from ..tensor import Tensor
-from .. import ops
 from . import segments
 from .registry import public
 from .views import _ViewOperator

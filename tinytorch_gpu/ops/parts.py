@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
 from ..tensor import Tensor
-from .. import ops
 from .registry import public
 from .views import _ViewOperator
 

@@ -6,15 +6,15 @@ import operator
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
 from ..tensor import attach
-from .. import ops
 from .data import host_array
 from .indexing import Index, IndexBackward
 from .registry import public
-from .views import _ViewOperator
 from .shape import _ints, dim_of, shape_of
+from .views import _ViewOperator
 
 
 class Repeat(Operator):

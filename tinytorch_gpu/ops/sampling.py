@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import array_of
 from ..backend import dtypes, random
 from ..backend.device import backend_for, backend_of, resolve
 from ..tensor import Tensor
-from .. import ops
 from .creation import _float_dtype, _size_name, put, sizes
 from .data import finish
 from .registry import public

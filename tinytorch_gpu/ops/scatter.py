@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
-from .. import ops
 from . import segments
 from .indexing import SliceBackward, in_range, kept, on_device
 from .registry import public

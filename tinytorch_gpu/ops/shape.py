@@ -4,9 +4,9 @@ from __future__ import annotations
 import math
 import operator
 
+from .. import ops
 from ..autograd.operator import array_of
 from ..tensor import Tensor, attach
-from .. import ops
 from .registry import public
 from .views import _ViewOperator
 

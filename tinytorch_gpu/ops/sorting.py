@@ -5,11 +5,11 @@ from collections import namedtuple
 
 import numpy as np
 
+from .. import ops
 from ..autograd.operator import Operator, array_of, wide
 from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor
-from .. import ops
 from . import segments
 from .indexing import on_device
 from .registry import public

@@ -133,7 +133,8 @@ def checkpoint(
     shapes and dtypes, "none" only the count).
     """
     if use_reentrant:
-        raise NotImplementedError("[checkpoint] use_reentrant=True is not there: the non-reentrant form does all it did")
+        raise NotImplementedError(
+            "[checkpoint] use_reentrant=True is not there: the non-reentrant form does all it did")
     if determinism_check not in ("default", "none"):
         raise ValueError(f"[checkpoint] determinism_check must be 'default' or 'none', got {determinism_check!r}")
     if not state.grad:
