@@ -196,7 +196,8 @@ Case("WindowSpread", lambda t, y: t.window_spread(y, _POOL), R(2, 3, 2, 3),
 
 Case("Embedding", lambda t, i, w: t.nn.functional.embedding(i, w), I(2, 3, n=5), R(5, 4),
      torch=lambda t, i, w: w[i])  # PyTorch's embedding has no complex gradient
-Case("Embedding padding", lambda t, i, w: t.nn.functional.embedding(i, w, 1), I(2, 3, n=5), R(5, 4), complex=False)
+Case("Embedding padding", lambda t, i, w: t.nn.functional.embedding(i, w, 1), I(2, 3, n=5), R(5, 4), complex=False,
+     gradcheck=False, why="the padding row has a gradient of 0 by definition, not by differences")
 Case("EmbeddingBackward", lambda t, g: t.embedding_backward(g, on_device(np.array([[0, 2], [2, 4]])), 5, None), R(2, 2, 3),
      torch=lambda t, g: t.zeros(5, 3, dtype=g.dtype).index_add(0, t.tensor([0, 2, 2, 4]), g.reshape(4, 3)),
      tolerance=2, why="two equal numbers add in float32 here, in the half type in PyTorch")
@@ -512,8 +513,7 @@ def _gradient(f):
     return fn
 
 
-_INSIDE = dict(inplace_guard=False, why="a saved value that became a Tensor in backward has its own version counter; "
-               "tolerance: two divisions by a small standard deviation")
+_INSIDE = dict(why="two divisions by a small standard deviation")
 Case("Shift", lambda t, x: REGISTRY["Shift"].apply(x, dim=1, by=1, fill=0), R(3, 4),
      torch=lambda t, x: t.cat([t.zeros_like(x[:, :1]), x[:, :3]], 1))
 Case("Pick", lambda t, x, i: REGISTRY["Pick"].apply(x, index=array_of(i), dim=1), R(3, 4), I(3, 1, n=4),

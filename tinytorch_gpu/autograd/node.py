@@ -79,9 +79,11 @@ class AccumulateGrad(Node):
 tensor_module.AccumulateGrad = AccumulateGrad
 
 
-def rejoin(array, edge):
-    """A Tensor over a saved array, joined to the graph at an edge (None: a constant)."""
+def rejoin(array, edge, counter=None):
+    """A Tensor over a saved array, joined to the graph at an edge (None: a constant), with its memory's version."""
     t = make(array)
+    if counter is not None:
+        t._version_ = counter
     if edge is not None:
         t._node, t._index = endpoint(edge)
         t._req = True

@@ -1,13 +1,15 @@
 """Operands before the array library sees them: one device, one dtype, halves widened."""
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from ..backend import dtypes
 from ..backend.device import _by_class, backend_of, is_array
 from ..tensor import Tensor
 
-__all__ = ["HALF", "F32", "wide", "array_of", "place", "prepare"]
+__all__ = ["HALF", "F32", "wide", "array_of", "place", "prepare", "refusal"]
 
 HALF = dtypes.HALF
 F32 = np.dtype(np.float32)
@@ -26,7 +28,37 @@ def array_of(value):
         return value
     if isinstance(value, np.generic):
         return np.asarray(value)
-    raise TypeError(f"expected a Tensor, got {type(value).__name__}")
+    raise TypeError(f"[{_entered()}] expected a Tensor, got {type(value).__name__}: use tensor() to convert data")
+
+
+def _entered():
+    """The name of the outermost function of `ops` that is running: what the user called. For messages."""
+    frame, name = sys._getframe(2), None
+    while frame is not None and (name is None or frame.f_globals.get("__name__", "").startswith("tinytorch_gpu.ops")):
+        name, frame = frame.f_code.co_name, frame.f_back
+    return name
+
+
+def refusal(cls, error, operands):
+    """What the array library refused in `forward`, in PyTorch's class and with the operator's name.
+
+    None when the error is the operator's own, which says already what it has to.
+    """
+    text = str(error)
+    what = ", ".join(
+        f"{dtypes.of(a).name} {tuple(a.shape)}" if a.__class__ in _by_class else type(a).__name__ for a in operands
+    )
+    if text.startswith("["):
+        return None
+    if isinstance(error, ValueError) and "could not be broadcast" in text:
+        return RuntimeError(f"[{cls.__name__}] the operands do not broadcast, got {what}: sizes must be equal or 1, "
+                            "counted from the last dimension")
+    if isinstance(error, TypeError) and any(a is None for a in operands):
+        return TypeError(f"[{cls.__name__}] unsupported operand, expected Tensors or numbers, got {what}")
+    if isinstance(error, TypeError) and ("not supported for the input types" in text or "Wrong type" in text):
+        return NotImplementedError(f"[{cls.__name__}] not implemented for these dtypes, got {what}: convert with "
+                                   ".to(dtype)")
+    return None
 
 
 def place(cls, arrays):

@@ -23,7 +23,7 @@ from . import modes
 from .anomaly import trace_of
 from .modes import state
 from .node import REGISTRY, AccumulateGrad, Node, endpoint, next_order, rejoin
-from .operands import F32, HALF, array_of, place, prepare, wide
+from .operands import F32, HALF, array_of, place, prepare, refusal, wide
 from .views import inplace, link_view
 
 __all__ = ["Node", "Operator", "REGISTRY", "AccumulateGrad", "wide", "array_of", "endpoint", "inplace"]
@@ -120,7 +120,13 @@ class Operator(Node):
                 break
         else:
             node.xp = None
-        out = node.forward(*arrays, **params)
+        try:
+            out = node.forward(*arrays, **params)
+        except (ValueError, TypeError) as e:
+            refused = refusal(cls, e, originals)
+            if refused is None:
+                raise
+            raise refused from None
         many = out.__class__ is tuple
         raws = out if many else (out,)
         outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
@@ -202,7 +208,8 @@ class Operator(Node):
                 if now != version:
                     raise RuntimeError(_modified(node, ref, s, now, version))
             if as_tensors and ref is not None and s.__class__ in _by_class:  # a number stays a number
-                s = rejoin(s, node.edges[ref] if ref >= 0 else (node, -1 - ref))
+                counter = owner if owner is None or owner.__class__ is Version else owner._counter()
+                s = rejoin(s, node.edges[ref] if ref >= 0 else (node, -1 - ref), counter)
             if node._widen and s is not None and getattr(s, "dtype", None) is not None:
                 s = wide(s) if not isinstance(s, Tensor) else _widen_tensor(s)
             values.append(s)

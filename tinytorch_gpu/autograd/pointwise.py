@@ -9,6 +9,7 @@ from ..tensor import INFERENCE, Tensor, Version
 from . import modes
 from .modes import state
 from .node import next_order
+from .operands import refusal
 from .operator import Operator, refuse_inference
 
 __all__ = ["Pointwise", "NOTHING", "INPUTS", "OUTPUT", "OTHER"]
@@ -76,7 +77,13 @@ class Pointwise(Operator):
         backend = _by_class.get(lead.__class__)
         if backend is None or lead.dtype not in _DIRECT:
             return _general(cls, *args)
-        out = getattr(backend.xp, cls.ufunc)(*arrays)
+        try:
+            out = getattr(backend.xp, cls.ufunc)(*arrays)
+        except (ValueError, TypeError) as e:
+            refused = refusal(cls, e, arrays)
+            if refused is None:
+                raise
+            raise refused from None
         if out.__class__ is not lead.__class__:
             out = np.asarray(out)
         if not (ta or tb):

@@ -43,4 +43,4 @@ class SavedTensor:
                 f"expected version {self.version}"
             )
         edge = self.edge if self.output is None else (node, self.output)
-        return rejoin(array, edge)
+        return rejoin(array, edge, None if self.unpack_hook is not None else self.counter)

@@ -5,13 +5,13 @@
 """
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 
 
 __all__ = [
@@ -123,12 +123,18 @@ class Backend:
 class _Cpu(Backend):
     type = "cpu"
     xp = np
-    special = scipy.special
     ndarray = np.ndarray
     half_gemm_dtype = np.dtype(np.float32)  # a 512^3 float16 matmul is 313 ms in NumPy, 1 ms in float32
 
     def __init__(self):
         self._device = device("cpu")
+
+    @functools.cached_property
+    def special(self):
+        """scipy.special, on first use: 0.2 s of import."""
+        import scipy.special
+
+        return scipy.special
 
     def from_host(self, array, index=None):
         return array

@@ -12,6 +12,7 @@ from ..backend.device import backend_of
 from ..backend.gemm import gemm
 from .dropout import keep_mask, reserve
 from .registry import public
+from .sums import kept_max, kept_sum
 
 
 class Attention(Operator):
@@ -91,12 +92,12 @@ def _softmax_scores(xp, q, k, bias, allowed, scale, out):
         scores = xp.where(allowed, scores, scores.dtype.type(-np.inf))
     if scores.size == 0:
         return
-    top = scores.max(axis=-1, keepdims=True)
+    top = kept_max(scores, scores.ndim - 1)
     if bias is not None or allowed is not None:
         top = xp.where(xp.isneginf(top), top.dtype.type(0), top)
     xp.subtract(scores, top, out=scores)
     xp.exp(scores, out=scores)
-    total = scores.sum(axis=-1, keepdims=True)
+    total = kept_sum(scores, scores.ndim - 1)
     if bias is not None or allowed is not None:
         total = xp.where(total == 0, total.dtype.type(1), total)
     xp.divide(scores, total, out=out)
@@ -104,7 +105,7 @@ def _softmax_scores(xp, q, k, bias, allowed, scale, out):
 
 def _softmax_gradient(g, p, out):
     out = g * p if out is None else np.multiply(g, p, out=out)
-    total = out.sum(axis=-1, keepdims=True)
+    total = kept_sum(out, out.ndim - 1)
     out -= p * total
     return out
 

@@ -1,12 +1,13 @@
-"""GELU, exact and in its tanh form, and their gradients, in blocks that stay in the cache."""
+"""GELU, exact and in its tanh form, and their gradients, in blocks that stay in the cache, over threads."""
 from __future__ import annotations
 
 import math
+import threading
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..autograd.pointwise import Pointwise
-from ..backend import dtypes
+from ..backend import dtypes, threads
 from ..backend.device import backend_of
 from .axes import real_only
 from .registry import public
@@ -29,17 +30,21 @@ def blockwise(function, x, *others):
     if not split:
         function(xp, lambda n: [xp.empty(x.shape, x.dtype) for _ in range(n)], flat.reshape(x.shape), *arrays)
         return out
-    scratch = []
+    arrays = [a.reshape(-1) for a in arrays]
+    held = threading.local()  # scratch of each thread
 
-    def work(n):
+    def work(n, size):
+        scratch = held.__dict__.setdefault("scratch", [])
         while len(scratch) < n:
             scratch.append(xp.empty(BLOCK, x.dtype))
-        return [s[: b - a] for s in scratch[:n]]
+        return [s[:size] for s in scratch[:n]]
 
-    arrays = [a.reshape(-1) for a in arrays]
-    for a in range(0, x.size, BLOCK):
-        b = min(a + BLOCK, x.size)
-        function(xp, work, flat[a:b], *[array[a:b] for array in arrays])
+    def run(a):
+        b = min(a + BLOCK, flat.size)
+        with dtypes.quiet():  # NumPy's error state belongs to the thread
+            function(xp, lambda n: work(n, b - a), flat[a:b], *[array[a:b] for array in arrays])
+
+    threads.each(run, range(0, flat.size, BLOCK))
     return out
 
 

@@ -356,8 +356,8 @@ def square(input):
 @public(method=["conj", "conj_physical"])
 def conj(input):
     """The complex conjugate; a real input comes back as it is. As torch.conj."""
-    if input.__class__ in (int, float, bool):
-        return input
+    if input.__class__ in (int, float, bool, complex):
+        return input.conjugate()
     return Conj.apply(input) if array_of(input).dtype.kind == "c" else input
 
 
