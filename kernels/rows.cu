@@ -34,14 +34,14 @@ __device__ __forceinline__ bool pieces(long long columns) {
 
 // (x, mask) -> what is normalized. False in the mask takes an element out.
 __device__ __forceinline__ float logit(float x, float scale, const bool* mask, long long c) {
-    return mask == nullptr || mask[c] ? x * scale : -INFINITY;
+    return mask == nullptr || mask[c] ? x * scale : -infinity();
 }
 
 // The maximum of a row, and the sum of exp(x - maximum): in one pass, the sum corrected when the maximum grows.
 template <int N, typename T>
 __device__ __forceinline__ void log_sum_exp(
     const T* x, const bool* mask, long long columns, float scale, float* staged, float& top, float& total) {
-    float m = -INFINITY, s = 0.f, v[N];
+    float m = -infinity(), s = 0.f, v[N];
     for (long long c = static_cast<long long>(threadIdx.x) * N; c < columns; c += static_cast<long long>(blockDim.x) * N) {
         load(x + c, v);
         float high = m;
@@ -55,11 +55,11 @@ __device__ __forceinline__ void log_sum_exp(
             m = high;
         }
 #pragma unroll
-        for (int k = 0; k < N; ++k) s += v[k] == -INFINITY ? 0.f : expf(v[k] - m);
+        for (int k = 0; k < N; ++k) s += v[k] == -infinity() ? 0.f : expf(v[k] - m);
     }
     top = reduce_row(m, Max(), staged);
-    total = reduce_row(m == -INFINITY ? s : s * expf(m - top), Sum(), staged);
-    if (top == INFINITY) total = NAN;  // infinity less infinity: the whole row is NaN, as in PyTorch
+    total = reduce_row(m == -infinity() ? s : s * expf(m - top), Sum(), staged);
+    if (top == infinity()) total = not_a_number();  // infinity less infinity: the whole row is NaN, as in PyTorch
 }
 
 template <int N, bool LOG, typename T>
@@ -138,7 +138,7 @@ template <int N, bool CENTER, typename T, typename P>
 __device__ __forceinline__ void norm_row(
     const T* x, const P* weight, const P* bias, T* y, float* mean, float* rstd, long long columns, float eps,
     float* staged) {
-    float v[N], w[N], middle = 0.f, square = 0.f;
+    float v[N], middle = 0.f, square = 0.f;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
     if constexpr (CENTER) {
         for (long long c = begin; c < columns; c += step) {
@@ -324,7 +324,7 @@ __device__ __forceinline__ void cross_entropy_row(
     if (!counts)
         *loss = 0.f;
     else if (target < 0 || target >= columns)
-        *loss = NAN;  // never a number that looks right
+        *loss = not_a_number();  // never a number that looks right
     else {
         *loss = (1.f - smoothing) * (total - (widen(x[target]) - top));
         if (smoothing > 0.f) *loss += smoothing * (total - every / columns);
@@ -359,7 +359,7 @@ __device__ __forceinline__ void cross_entropy_row_backward(
 #pragma unroll
         for (int k = 0; k < N; ++k) {
             const float wanted = (c + k == target ? 1.f - smoothing : 0.f) + rest;
-            v[k] = wrong ? NAN : counts ? grad * (expf(v[k] - lse) - wanted) : 0.f;
+            v[k] = wrong ? not_a_number() : counts ? grad * (expf(v[k] - lse) - wanted) : 0.f;
         }
         store(gx + c, v);
     }

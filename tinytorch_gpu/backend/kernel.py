@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import threading
 
 import numpy as np
@@ -79,9 +78,12 @@ def ready(backend) -> bool:
         reason = ""
         if kind == "cpu":
             reason = "kernels run on a GPU or on the simulated device"
-        elif kind == "sim" and shutil.which(os.environ.get("CXX", "g++")) is None:
-            reason = "no C++ compiler (g++) was found to run kernels on the simulated device"
-            log.warning("operators use their formulas: %s", reason)
+        elif kind == "sim":
+            from .simulated import emulator
+
+            reason = emulator.unavailable() or ""
+            if reason:
+                log.warning("operators use their formulas: %s", reason)
         _reasons[kind] = reason
     return not _reasons[kind]
 
@@ -141,8 +143,8 @@ class Kernel:
             if self._name is None and len(source.signatures) == 1:
                 (self._name,) = source.signatures
             if self._name not in source.signatures:
-                raise ValueError(f"[kernel] {source.label} has {', '.join(source.signatures) or 'no __global__ function'}"
-                                 f", got {self._name!r}: name one of them")
+                known = ", ".join(source.signatures) or "no __global__ function"
+                raise ValueError(f"[kernel] {source.label} has {known}, got {self._name!r}: name one of them")
             found = source.signatures[self._name]
             if missing := set(found.constants) - set(self.constants):
                 raise ValueError(f"[kernel] {found.name} has template constants without a value: give "
@@ -169,8 +171,10 @@ class Kernel:
             function, converters = launches[key]
         except (KeyError, IndexError, TypeError, AttributeError):
             function, converters = self._check(grid, block, shared, args)
-        if converters is not None:
-            args = [a if c is None else c(a) for a, c in zip(args, converters)]
+        if converters:
+            args = list(args)
+            for i, convert in converters:
+                args[i] = convert(args[i])
         function(grid, block, args, shared_mem=shared)
 
     # checks
@@ -189,15 +193,14 @@ class Kernel:
             self._refuse(TypeError, f"expected an array for {parameters[self._lead].name}, got {type(lead).__name__}")
         backend = backend_of(lead)
         if backend is CPU:
-            self._refuse(RuntimeError, f"{parameters[self._lead].name} is on the CPU, and kernels run on a GPU or on the "
-                                       "simulated device: move it there, or use the formula")
+            self._refuse(RuntimeError, f"{parameters[self._lead].name} is on the CPU, and kernels run on a GPU or on "
+                                       "the simulated device: move it there, or use the formula")
         bound = dict(self._given_types())
-        converters = [self._argument(p, a, backend, bound) for p, a in zip(parameters, args)]
+        converters = [(i, c) for i, (p, a) in enumerate(zip(parameters, args))
+                      if (c := self._argument(p, a, backend, bound)) is not None]
         self._resolve(bound)
         self._sizes(grid, block, shared, backend)
         function = self._function(backend, self.expression(bound), shared)
-        if all(c is None for c in converters):
-            converters = None
         launches = self._launches.get(lead.__class__)
         if launches is None:
             launches = self._launches[lead.__class__] = _Launches()
@@ -237,7 +240,7 @@ class Kernel:
     def _argument(self, p, value, backend, bound):
         """Check one argument, bind the template's type to its dtype; the converter that a number needs, or None."""
         if not p.pointer:
-            return self._number(p, value, bound)
+            return self._number(p, value, backend, bound)
         if value is None and p.name in self.optional:
             return None
         if not is_array(value):
@@ -250,14 +253,14 @@ class Kernel:
         if value.dtype != wanted or value.dtype not in C_NAMES:
             self._refuse(TypeError, f"expected {p.name} of dtype {wanted}, got {value.dtype}: convert it")
         if not value.flags.c_contiguous:
-            self._refuse(ValueError, f"{p.name} {value.shape} is not contiguous (strides {value.strides}), and a kernel "
-                                     "sees no strides: pass .contiguous()")
+            self._refuse(ValueError, f"{p.name} {value.shape} is not contiguous (strides {value.strides}), and a "
+                                     "kernel sees no strides: pass .contiguous()")
         if value.size and value.data.ptr % value.dtype.itemsize:
-            self._refuse(ValueError, f"{p.name} starts at an address that is no multiple of its {value.dtype.itemsize}-byte "
-                                     "elements: pass a copy")
+            self._refuse(ValueError, f"{p.name} starts at an address that is no multiple of its "
+                                     f"{value.dtype.itemsize}-byte elements: pass a copy")
         return None
 
-    def _number(self, p, value, bound):
+    def _number(self, p, value, backend, bound):
         if isinstance(p.kind, str):
             if p.kind not in bound:
                 self._refuse(TypeError, f"the type {p.kind} of {p.name} is not known: give Kernel({p.kind}='float')")
@@ -269,8 +272,10 @@ class Kernel:
                 self._refuse(TypeError, f"expected {p.name} as {wanted} or a Python number, got numpy {value.dtype}")
             return None
         kinds = {"b": (bool,), "i": (int,), "u": (int,)}.get(wanted.kind, (int, float))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and wanted.kind != "b"):
+        if type(value) not in kinds:
             self._refuse(TypeError, f"expected {p.name} as {wanted}, got {type(value).__name__} {value!r:.40}")
+        if backend.type == "cuda" and wanted in (np.int64, np.float64):
+            return None  # CuPy passes a Python int as 8 bytes, a float as a double
         return self._converter(p, wanted.type, wanted.kind in "iu")
 
     def _converter(self, p, kind, whole):
@@ -293,7 +298,8 @@ class Kernel:
         combination = tuple(C_NAMES[bound[name]] for name in names)
         if self.types is not None and combination not in self.types:
             allowed = "; ".join(", ".join(t) for t in self.types)
-            self._refuse(TypeError, f"expected {', '.join(names)} to be one of [{allowed}], got {', '.join(combination)}")
+            self._refuse(TypeError, f"expected {', '.join(names)} to be one of [{allowed}], got "
+                                    f"{', '.join(combination)}")
 
     def _sizes(self, grid, block, shared, backend):
         limits = LIMITS if backend.type == "sim" else backend.xp.cuda.Device().attributes

@@ -1,10 +1,12 @@
-"""Launchers of kernels/elementwise.cu: each takes raw arrays and returns new ones, or None where the kernel does not fit."""
+"""Launchers of kernels/elementwise.cu: raw arrays in, new ones out, or None where the kernel does not fit."""
 from __future__ import annotations
 
 from .device import xp_of
 from .kernel import Kernel, fits
 
-__all__ = ["GELU", "GELU_TANH", "RELU", "SILU", "activation", "activation_backward", "gated", "gated_backward", "dropout"]
+__all__ = [
+    "GELU", "GELU_TANH", "RELU", "SILU", "activation", "activation_backward", "gated", "gated_backward", "dropout",
+]
 
 FILE = "elementwise.cu"
 TYPES = ("float", "__half", "__nv_bfloat16")

@@ -40,7 +40,7 @@ C_NAMES = {  # how a template argument is written for each dtype of an array
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: a pointer to `kind`, or a number of it. `kind` is a dtype, or a template's type name."""
+    """One parameter of a kernel: a pointer to `kind`, or a number of it; `kind` is a dtype or a template's type."""
 
     name: str
     kind: np.dtype | str
@@ -54,7 +54,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """A `__global__` function: its parameters, its template's types and constants, and the threads it was bounded to."""
+    """A `__global__` function: its parameters, its template's types and constants, the threads it is bounded to."""
 
     name: str
     types: tuple[str, ...]
@@ -139,8 +139,8 @@ def _inline(label, text, folder, seen):
             continue
         path = next((p for p in (folder / found[1], library_folder() / found[1]) if p.is_file()), None)
         if path is None:
-            raise FileNotFoundError(f"[kernel] {label}:{number} includes {found[1]!r}, which is neither in {folder} nor "
-                                    f"in {library_folder()}")
+            raise FileNotFoundError(f"[kernel] {label}:{number} includes {found[1]!r}, which is neither in {folder} "
+                                    f"nor in {library_folder()}")
         path = path.resolve()
         if path in seen:
             out.append(f"// {found[1]} stands above")
@@ -190,8 +190,8 @@ def _parameter(where, kernel, text, types):
     elif kind in C_TYPES:
         found = C_TYPES[kind]
     else:
-        raise ValueError(f"[kernel] {where}: {kernel} takes {text!r}, whose type {kind!r} cannot be checked at a launch: "
-                         f"use a template's type or one of {', '.join(C_TYPES)}")
+        raise ValueError(f"[kernel] {where}: {kernel} takes {text!r}, whose type {kind!r} cannot be checked at a "
+                         f"launch: use a template's type or one of {', '.join(C_TYPES)}")
     if pointers > 1 or "&" in text or "[" in text:
         raise ValueError(f"[kernel] {where}: {kernel} takes {text!r}: pass a pointer or a number")
     return Parameter(name, found, bool(pointers), constant)

@@ -1,0 +1,301 @@
+"""The kernels of the library against float64 formulas: one function per family, and the `__global__` names it covers.
+
+A case is `case(bench, dtype)`: it makes inputs with `bench.put`, runs a launcher of `tinytorch_gpu.backend.kernel_*` and
+compares with `bench.same(result, float64 reference)`. Every `__global__` of kernels/ must be covered by a line of
+CASES, or the suite fails. Sizes: around the 8 elements of a thread and the 2048 of a block, odd ones, unaligned
+starts, rows of less and more than a warp, of no multiple of 32, of several trips of a whole block.
+"""
+from __future__ import annotations
+
+import itertools
+import math
+
+import ml_dtypes
+import numpy as np
+import scipy.special
+
+from tinytorch_gpu.backend import kernel_elementwise as elementwise
+from tinytorch_gpu.backend import kernel_rows as rows
+from tinytorch_gpu.backend import random
+from tinytorch_gpu.backend.device import CPU
+
+SIZES = ((1, 0), (7, 0), (8, 1), (9, 0), (255, 3), (2048, 0), (2049, 1), (4101, 0))  # (elements, offset of the start)
+WIDTHS = (1, 3, 8, 31, 64, 100, 257, 1024, 2051, 2560)  # columns
+F32 = np.dtype(np.float32)
+
+
+class Bench:
+    """Puts arrays on the device and compares what comes back."""
+
+    def __init__(self, backend, rng):
+        self.backend, self.rng, self.compared = backend, rng, 0
+
+    def put(self, array, offset=0):
+        """The array on the device, its first element `offset` elements behind an aligned address."""
+        array = np.asarray(array)
+        padded = np.concatenate([np.zeros(offset, array.dtype), array.reshape(-1)])
+        return self.backend.from_host(padded)[offset:].reshape(array.shape)
+
+    def draw(self, shape, dtype, offset=0, scale=1.0):
+        """(device array, float64 values) of normal numbers, rounded to the dtype first."""
+        host = (self.rng.standard_normal(shape) * scale).astype(dtype)
+        return self.put(host, offset), host.astype(np.float64)
+
+    def same(self, got, want, what, scale=1.0, terms=1):
+        """Half a unit of the result's dtype for the rounding, and 4 units of float32 of `scale` for the arithmetic,
+        times the root of the number of terms that were added (rounding errors of a sum grow like that)."""
+        assert got is not None, f"{what}: the launcher refused the arrays"
+        host = self.backend.to_host(got)
+        assert host.shape == np.shape(want), f"{what}: shape {host.shape}, expected {np.shape(want)}"
+        limits = ml_dtypes.finfo(host.dtype)
+        wide = host.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            room = 0.502 * float(limits.eps) * np.abs(want) + 4 * 2.0**-23 * scale * math.sqrt(terms)
+            room = room + float(limits.smallest_subnormal)
+            apart = np.abs(wide - want)
+            good = (apart <= room) | (np.isnan(wide) & np.isnan(want)) | (wide == want)
+        if not good.all():
+            worst = np.unravel_index(np.argmax(np.where(good, -1, np.nan_to_num(apart, nan=1e30))), good.shape)
+            raise AssertionError(f"{what}: {(~good).sum()} of {good.size} are wrong, the worst at {worst}: got "
+                                 f"{wide[worst]!r}, expected {want[worst]!r} +- {np.broadcast_to(room, good.shape)[worst]}")
+        self.compared += 1
+
+
+# elementwise
+
+def _erf_parts(x):
+    return 0.5 * (1 + scipy.special.erf(x / math.sqrt(2))), np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu(x):
+    return x * _erf_parts(x)[0]
+
+
+def _gelu_slope(x):
+    return _erf_parts(x)[0] + x * _erf_parts(x)[1]
+
+
+ROOT = math.sqrt(2 / math.pi)
+
+
+def _tanh_gelu(x):
+    return x * (1 + np.tanh(ROOT * (x + 0.044715 * x**3))) / 2
+
+
+def _tanh_gelu_slope(x):
+    t = np.tanh(ROOT * (x + 0.044715 * x**3))
+    return (1 + t) / 2 + x / 2 * (1 - t * t) * ROOT * (1 + 3 * 0.044715 * x**2)
+
+
+def _silu_slope(x):
+    s = scipy.special.expit(x)
+    return s * (1 + x * (1 - s))
+
+
+FUNCTIONS = {
+    elementwise.GELU: (_gelu, _gelu_slope),
+    elementwise.GELU_TANH: (_tanh_gelu, _tanh_gelu_slope),
+    elementwise.RELU: (lambda x: np.where(x < 0, 0, x), lambda x: np.where(x > 0, 1.0, 0.0)),
+    elementwise.SILU: (lambda x: x * scipy.special.expit(x), _silu_slope),
+}
+
+
+def activations(bench, dtype):
+    for kind, (f, slope) in FUNCTIONS.items():
+        for n, offset in SIZES:
+            x, x64 = bench.draw(n, dtype, offset, 3.0)
+            grad, grad64 = bench.draw(n, dtype)
+            bench.same(elementwise.activation(x, kind), f(x64), f"activation {kind} of {n}", 4)
+            got = elementwise.activation_backward(grad, x, kind)
+            bench.same(got, grad64 * slope(x64), f"backward of activation {kind} of {n}", 8)
+        for shape in ((5, 3), (7, 64), (3, 100)):
+            x, x64 = bench.draw(shape, dtype, 0, 2.0)
+            grad, grad64 = bench.draw(shape, dtype)
+            bias, bias64 = bench.draw(shape[-1:], dtype, 1)
+            bench.same(elementwise.activation(x, kind, bias), f(x64 + bias64), f"bias and activation {kind}", 8)
+            got = elementwise.activation_backward(grad, x, kind, bias)
+            bench.same(got, grad64 * slope(x64 + bias64), f"backward of bias and activation {kind}", 16)
+
+
+def activations_of_extremes(bench, dtype):
+    """Infinities, NaN and the dtype's largest values: the limits of the functions, never a NaN of the formula's making."""
+    top = float(ml_dtypes.finfo(dtype).max)
+    host = np.array([top, -top, 40, -40, 0.0, -0.0, np.nan, 1e-30], dtype)
+    for kind, name in enumerate(("gelu", "gelu_tanh", "relu", "silu")):
+        x = host.astype(np.float64)
+        want = np.where(x > 30, x, np.where(x < -30, 0.0, FUNCTIONS[kind][0](np.clip(x, -40, 40))))
+        bench.same(elementwise.activation(bench.put(host), kind), want, name)
+        slopes = np.where(x > 30, 1.0, np.where(x < -30, 0.0, FUNCTIONS[kind][1](np.clip(x, -40, 40))))
+        if kind == elementwise.RELU:
+            slopes[6] = 0.0  # as PyTorch: NaN is not above 0
+        bench.same(elementwise.activation_backward(bench.put(np.ones_like(host)), bench.put(host), kind), slopes, name)
+
+
+def gated(bench, dtype):
+    for kind, (f, slope) in FUNCTIONS.items():
+        for n, offset in SIZES:
+            (gate, a), (up, b), (grad, g) = (bench.draw(n, dtype, offset, 2.0) for _ in range(3))
+            bench.same(elementwise.gated(gate, up, kind), f(a) * b, f"gated {kind} of {n}", 16)
+            ggate, gup = elementwise.gated_backward(grad, gate, up, kind)
+            bench.same(ggate, g * b * slope(a), f"gradient of the gate, {kind} of {n}", 32)
+            bench.same(gup, g * f(a), f"gradient of up, {kind} of {n}", 16)
+
+
+def dropout(bench, dtype):
+    for (n, offset), p in itertools.product(SIZES, (0.1, 0.5, 0.9)):
+        x, x64 = bench.draw(n, dtype, offset)
+        residual, r64 = bench.draw(n, dtype)
+        seed, start = int(bench.rng.integers(2**64, dtype=np.uint64)), int(bench.rng.integers(2**20)) * 4
+        mask = random.bernoulli(CPU, (n,), 1 - p, (seed, start))  # NumPy's own Philox
+        want = x64 * (1 / (1 - p)) * mask
+        bench.same(elementwise.dropout(x, p, (seed, start)), want, f"dropout {p} of {n}", 4 / (1 - p))
+        got = elementwise.dropout(x, p, (seed, start), residual)
+        bench.same(got, want + r64, f"dropout {p} of {n} with a residual", 8 / (1 - p))
+
+
+# rows
+
+def _softmax(z):
+    with np.errstate(invalid="ignore"):
+        e = np.exp(z - z.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+
+
+def _log_softmax(z):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = z - z.max(-1, keepdims=True)
+        return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def softmax(bench, dtype):
+    for columns, (count, offset) in zip(WIDTHS, itertools.cycle(((1, 0), (9, 0), (5, 1)))):
+        x, x64 = bench.draw((count, columns), dtype, offset, 4.0)
+        grad, g64 = bench.draw((count, columns), dtype)
+        for log, f in ((False, _softmax), (True, _log_softmax)):
+            y = rows.softmax(x, log, 0.5)
+            bench.same(y, f(0.5 * x64), f"softmax of {columns}, log={log}", 16 if log else 1, 4)
+            y64 = bench.backend.to_host(y).astype(np.float64)
+            inner = np.exp(y64) * g64.sum(-1, keepdims=True) if log else y64 * (g64 * y64).sum(-1, keepdims=True)
+            want = 0.5 * (g64 - inner if log else y64 * g64 - inner)
+            scale = np.abs(g64).sum(-1, keepdims=True) * (np.exp(y64) if log else y64) + np.abs(want)
+            bench.same(rows.softmax_backward(grad, y, log, 0.5), want, f"backward of softmax of {columns}", scale, 16)
+
+
+def softmax_with_masks(bench, dtype):
+    shape = (2, 3, 5, 33)
+    x, x64 = bench.draw(shape, dtype, 0, 2.0)
+    for mask_shape in ((33,), (5, 33), (2, 1, 1, 33), (3, 5, 33), (2, 3, 5, 33), (3, 1, 33)):
+        mask = bench.rng.random(mask_shape) < 0.6
+        mask[..., 0] = True
+        if mask.ndim > 1:
+            mask[(0,) * (mask.ndim - 1)] = False  # a row without any element is NaN, as in PyTorch
+        want = np.where(mask, x64, -np.inf)
+        bench.same(rows.softmax(x, False, 1.0, bench.put(mask)), _softmax(want), f"mask {mask_shape}", 1, 4)
+        bench.same(rows.softmax(x, True, 1.0, bench.put(mask)), _log_softmax(want), f"log, mask {mask_shape}", 16, 4)
+    assert rows.softmax(x, False, 1.0, bench.put(np.ones((2, 1, 5, 33), bool))) is None  # no run of rows: the formula
+
+
+def softmax_of_extremes(bench, dtype):
+    top = float(ml_dtypes.finfo(dtype).max)
+    inf = np.inf
+    host = np.array([[top, top, 0], [-inf, 0, 0], [-inf] * 3, [inf, 0, 0], [np.nan, 0, 0], [-top, top, 0]], dtype)
+    want = np.array([[0.5, 0.5, 0], [0, 0.5, 0.5], [np.nan] * 3, [np.nan] * 3, [np.nan] * 3, [0, 1, 0]])
+    bench.same(rows.softmax(bench.put(host)), want, "softmax of extremes")
+
+
+def _norm(x, center, eps):
+    mean = x.mean(-1, keepdims=True) if center else 0.0
+    r = 1 / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + eps)
+    return (x - mean) * r, r
+
+
+def normalizations(bench, dtype):
+    for center, columns, weights in itertools.product((True, False), WIDTHS, (None, dtype, F32)):
+        count, offset = (7, 1) if columns in (100, 257) else (530, 0) if columns == 31 else (5, 0)
+        x, x64 = bench.draw((count, columns), dtype, offset, 2.0)
+        grad, g64 = bench.draw((count, columns), dtype)
+        weight, w64 = bench.draw(columns, weights, 1) if weights else (None, 1.0)
+        bias, b64 = bench.draw(columns, weights) if weights and center else (None, 0.0)
+        y, mean, r = rows.norm(x, weight, bias, columns, 1e-5, center)
+        xhat, r64 = _norm(x64, center, 1e-5)
+        what = f"norm of {columns}, center={center}, weights {weights}"
+        # x less its mean loses what x has in front of it
+        scale = 4 * (np.abs(x64).max() * r64 + 1) * (1 + np.abs(w64))
+        bench.same(y, xhat * w64 + b64, what, scale, 4)
+        bench.same(r, r64, what, 4 * r64 * (1 + np.abs(x64).max() * r64) ** 2, 4)
+        if center:
+            bench.same(mean, x64.mean(-1, keepdims=True), what, 16)
+        got = rows.norm_backward(grad, x, weight, mean, r, columns, center)
+        gx, gw, gb = got if weights else (got, None, None)
+        h = g64 * w64
+        want = h - xhat * (h * xhat).mean(-1, keepdims=True)
+        if center:
+            want = want - h.mean(-1, keepdims=True)
+        scale = r64 * (np.abs(h).max() + 1) * (1 + np.abs(x64).max() * r64) ** 2
+        bench.same(gx, want * r64, "gx, " + what, 8 * scale, 4)
+        if weights:
+            terms = np.abs(g64 * xhat).sum(0).max() + 1
+            bench.same(gw, (g64 * xhat).sum(0), "weight, " + what, 2 * terms * (1 + np.abs(x64).max() * r64.max()))
+            if center:
+                bench.same(gb, g64.sum(0), "bias, " + what, 2 * np.abs(g64).sum(0).max() + 1)
+
+
+def column_sums(bench, dtype):
+    for count, columns in ((1, 1), (7, 31), (9, 33), (513, 70), (1500, 5)):
+        x, x64 = bench.draw((count, columns), dtype, 1)
+        scale = np.abs(x64).sum(0).max()
+        for out in {dtype, F32}:
+            bench.same(rows.column_sums(x, out), x64.sum(0), f"column sums of {count} x {columns} as {out}", scale)
+
+
+def cross_entropy(bench, dtype):
+    for columns, smoothing in itertools.product(WIDTHS[1:], (0.0, 0.1)):
+        count, offset = (9, 1) if columns == 100 else (5, 0)
+        x, x64 = bench.draw((count, columns), dtype, offset, 3.0)
+        target = bench.rng.integers(0, columns, count)
+        target[1] = -100
+        log_p = _log_softmax(x64)
+        picked = np.take_along_axis(log_p, np.maximum(target, 0)[:, None], 1)[:, 0]
+        kept = target != -100
+        want = np.where(kept, -(1 - smoothing) * picked - smoothing * log_p.mean(1), 0.0)
+        loss, lse = rows.cross_entropy(x, bench.put(target), -100, smoothing)
+        bench.same(loss, want, f"cross-entropy of {columns}, smoothing {smoothing}", 32, 4)
+        bench.same(lse, scipy.special.logsumexp(x64, axis=1), f"log of the sum of {columns}", 32)
+        spread = np.full((count, columns), smoothing / columns)
+        spread[np.arange(count), np.maximum(target, 0)] += 1 - smoothing
+        for shape in ((), (count,)):
+            grad = bench.rng.standard_normal(shape).astype(F32)
+            scale = np.asarray(0.25, F32)
+            got = rows.cross_entropy_backward(
+                bench.put(grad), x, bench.put(target), lse, -100, smoothing, bench.put(scale))
+            g = 0.25 * np.broadcast_to(grad.astype(np.float64), (count,)) * kept
+            bench.same(got, g[:, None] * (np.exp(log_p) - spread), f"backward of cross-entropy of {columns}", 32)
+
+
+def cross_entropy_out_of_range(bench, dtype):
+    """A class that is not there gives NaN, never a number."""
+    x, x64 = bench.draw((4, 8), dtype)
+    target = np.array([8, -1, 3, -100])
+    loss, lse = rows.cross_entropy(x, bench.put(target), -100, 0.0)
+    log_p = _log_softmax(x64)
+    bench.same(loss, np.array([np.nan, np.nan, -log_p[2, 3], 0]), "targets out of range", 8)
+    grad = bench.put(np.ones((), F32))
+    got = rows.cross_entropy_backward(grad, x, bench.put(target), lse, -100, 0.0)
+    want = np.exp(log_p) - (np.arange(8) == 3)
+    want[:2], want[3] = np.nan, 0
+    bench.same(got, want, "gradient of targets out of range", 8)
+
+
+CASES = {  # case -> the `__global__` functions it covers
+    activations: ("activation_forward", "activation_backward"),
+    activations_of_extremes: ("activation_forward", "activation_backward"),
+    gated: ("gated_forward", "gated_backward"),
+    dropout: ("dropout",),
+    softmax: ("softmax_forward", "softmax_backward"),
+    softmax_with_masks: ("softmax_forward",),
+    softmax_of_extremes: ("softmax_forward",),
+    normalizations: ("norm_forward", "norm_backward", "column_sums"),
+    column_sums: ("column_sums",),
+    cross_entropy: ("cross_entropy_forward", "cross_entropy_backward"),
+    cross_entropy_out_of_range: ("cross_entropy_forward", "cross_entropy_backward"),
+}
