@@ -130,11 +130,11 @@ class Run:
             yield
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error
-            kept = f"the checkpoint of step {self._on_disk} is whole: continue with --resume --out {self.folder}"
-            raise UserError(
-                f"[train] {path} cannot be written ({why}): make room or name another folder "
-                f"with --out; {kept if self._on_disk else 'nothing was saved before'}"
-            ) from None
+            if self._on_disk:
+                mend = f"make room; the checkpoint of step {self._on_disk} is whole: --resume --out {self.folder}"
+            else:
+                mend = "make room, or name another folder with --out; nothing was saved before"
+            raise UserError(f"[train] {path} cannot be written ({why}): {mend}") from None
 
     # ---- metrics ----
 
