@@ -124,7 +124,7 @@ def test_help_lists_every_setting_with_its_default(program, capsys):
     for field in dataclasses.fields(program.Settings):
         assert "--" + field.name.replace("_", "-") in text
         if field.default not in (False, ""):
-            assert f"(default: {field.default}" in text
+            assert f"(default: {field.default!r}" in text
         if field.metadata["gpu"] is not None:
             assert f"on a GPU {field.metadata['gpu']})" in text
 
@@ -436,6 +436,30 @@ def test_a_half_written_row_is_dropped():
         Path("r/metrics.csv").write_bytes(good + left)
         assert train("--resume", "--steps", "6", "--out", "r") == 0
         assert Path("r/metrics.csv").read_bytes() == good, left
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with command.CtrlC() as ctrl_c:
+        signal.raise_signal(signal.SIGINT)
+        assert ctrl_c.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [(KeyboardInterrupt(), 130, "stopped"), (MemoryError("8 GiB"), 1, "[train] out of memory (8 GiB): give a smaller")],
+)
+def test_stopped_while_setting_up(error, status, message, monkeypatch, capsys):
+    def stop(*args):
+        raise error
+
+    monkeypatch.setattr(gpt, "Corpus", stop)
+    assert train("--steps", "5") == status
+    said = capsys.readouterr().err
+    assert said.startswith(message) and said.count("\n") == 1
 
 
 def test_resume_refuses_what_would_change_the_weights(capsys):
