@@ -59,6 +59,8 @@ class _Writer:
 
     def _encode(self, x, path):
         kind = type(x)
+        if isinstance(x, collections.OrderedDict) and hasattr(x, "_metadata"):  # a Module's state_dict
+            return ["state", self._encode(x._metadata, "the state_dict's _metadata"), self._mapping(x, path)]
         if x is None or kind is bool or kind is str:
             return x
         if kind is int:
@@ -93,7 +95,7 @@ class _Writer:
     def _mapping(self, x, path):
         if type(x) is dict and all(type(key) is str for key in x):
             return {key: self._encode(value, f"{path}[{key!r}]") for key, value in x.items()}
-        return [_MAPS[type(x)]] + [
+        return [_MAPS.get(type(x), "ordered")] + [
             [self._encode(key, f"a key of {path or 'the object'}"), self._encode(value, f"{path}[{key!r}]")]
             for key, value in x.items()]
 
@@ -371,6 +373,10 @@ class _Builder:
         if kind in ("dict", "ordered"):
             pairs = [(self._decode(key), self._decode(value)) for key, value in rest]
             return dict(pairs) if kind == "dict" else collections.OrderedDict(pairs)
+        if kind == "state":
+            metadata, state = map(self._decode, rest)
+            state._metadata = metadata
+            return state
         if kind in _BUILD:
             return _BUILD[kind](self._decode(item) for item in rest)
         if kind == "scalar":
