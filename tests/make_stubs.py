@@ -101,7 +101,8 @@ def returns(name, function) -> str:
     if annotation is not inspect.Signature.empty:
         text = annotation if isinstance(annotation, str) else annotation.__name__
         return f"builtins.{text}" if text in BUILTIN else text
-    return RETURNS.get(name, "Tensor")
+    private = name.startswith("_") and not name.startswith("__")
+    return RETURNS.get(name, "Any" if private else "Tensor")
 
 
 def first_line(thing, indent) -> str:
