@@ -141,7 +141,7 @@ def _index(op, x, dim, index, source=None, limit=True):
     n = x.shape[d] if x.ndim else 1
     if backend.type == "cpu" and index.size and (index.min() < 0 or index.max() >= n):
         bad = index[(index < 0) | (index >= n)].flat[0]
-        raise IndexError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
+        raise RuntimeError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
     return d, index
 
 
