@@ -27,6 +27,8 @@ class Sub(Pointwise):
     __slots__ = ()
     ufunc = "subtract"
 
+    no_bool = "subtraction of bool tensors is not supported: use logical_xor, or ~ to invert"
+
     def backward(node, grad):
         return grad, ops.neg(grad) if node.need(1) else None
 
@@ -233,9 +235,6 @@ def add(input, other, *, alpha=1):
 @public(method=["sub", "__sub__", "subtract"], inplace=True)
 def sub(input, other, *, alpha=1):
     """input - alpha * other, broadcast. As torch.sub. Raises: RuntimeError for booleans."""
-    for x in (input, other):
-        if isinstance(x, Tensor) and x.dtype is dtypes.bool_:
-            raise RuntimeError("[sub] subtraction of bool tensors is not supported: use logical_xor, or ~ to invert")
     if alpha != 1:
         other = _scaled(other, alpha)
     return Sub.apply(input, other)
