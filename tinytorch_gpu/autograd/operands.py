@@ -50,7 +50,7 @@ def refusal(cls, error, operands):
     )
     if text.startswith("["):
         return None
-    if isinstance(error, ValueError) and "could not be broadcast" in text:
+    if isinstance(error, ValueError) and "be broadcast" in text:
         return RuntimeError(f"[{cls.__name__}] the operands do not broadcast, got {what}: sizes must be equal or 1, "
                             "counted from the last dimension")
     if isinstance(error, TypeError) and any(a is None for a in operands):
