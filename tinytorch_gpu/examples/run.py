@@ -120,7 +120,7 @@ class Run:
                     where: random.get_rng_state(where).tolist() for where in sorted({"cpu", str(self.device)})
                 },
             }  # fmt: skip
-            parts = {name: dict(part.state_dict()) for name, part in self._parts.items()}
+            parts = {name: part.state_dict() for name, part in self._parts.items()}
             tt.save(state | parts, self.checkpoint)
         self._on_disk = self.step
 
