@@ -25,10 +25,10 @@ Case("Cast down", lambda t, x: x.to(t.float32), R(3, 4), complex=False, raw=Fals
 Case("Clone", lambda t, x: t.clone(x), R(3, 4), integer=True, boolean=True)
 Case("SumToSize", lambda t, x: t.sum_to_size(x, (4, 1)), R(2, 4, 3), torch=lambda t, x: x.sum_to_size(4, 1))
 Case("Expand", lambda t, x: t.expand(x, 2, -1, 4), R(3, 1), torch=lambda t, x: x.expand(2, -1, 4), integer=True)
-Case("Transfer", lambda t, x: t.transfer(t.transfer(x, device("cpu")), resolve()), R(3, 4), torch=lambda t, x: t.clone(x),
-     integer=True, boolean=True)
-Case("ViewScatter", lambda t, x, y: t.view_scatter(x, y, ((REGISTRY["Slice"], {"index": (slice(1, 3),)}),)), R(4, 3), R(2, 3),
-     torch=lambda t, x, y: t.cat([x[:1], y, x[3:]]))
+Case("Transfer", lambda t, x: t.transfer(t.transfer(x, device("cpu")), resolve()), R(3, 4),
+     torch=lambda t, x: t.clone(x), integer=True, boolean=True)
+Case("ViewScatter", lambda t, x, y: t.view_scatter(x, y, ((REGISTRY["Slice"], {"index": (slice(1, 3),)}),)), R(4, 3),
+     R(2, 3), torch=lambda t, x, y: t.cat([x[:1], y, x[3:]]))
 
 # arithmetic
 
@@ -56,7 +56,8 @@ Case("Pow base", lambda t, x: t.pow(2.5, x), R(3, 4))
 Case("Maximum", lambda t, x, y: t.maximum(x, y), R(3, 4), R(4), complex=False, integer=True, boolean=True)
 Case("Minimum", lambda t, x, y: t.minimum(x, y), R(3, 4), R(3, 1), complex=False, integer=True, boolean=True)
 Case("Remainder", lambda t, x, y: t.remainder(x, y), R(3, 4, low=0.1, high=0.9), R(4, low=1.0, high=2.0), complex=False,
-     half=False, nonfinite=False, why="remainders of half types round before the floor; of infinity they differ by library")
+     half=False, nonfinite=False,
+     why="remainders of half types round before the floor; of infinity they differ by library")
 Case("Fmod", lambda t, x, y: t.fmod(x, y), R(3, 4, low=0.1, high=0.9), R(4, low=1.0, high=2.0), complex=False,
      half=False, nonfinite=False, why="as Remainder")
 Case("FloorDivide", lambda t, x, y: t.floor_divide(x, y), R(3, 4), R(4, nonzero=True), complex=False, integer=True,
@@ -96,7 +97,8 @@ Case("Floor", lambda t, x: t.floor(x), R(3, 4), complex=False, integer=True)
 Case("Ceil", lambda t, x: t.ceil(x), R(3, 4), complex=False, integer=True)
 Case("Trunc", lambda t, x: t.trunc(x), R(3, 4), complex=False, integer=True)
 Case("Round", lambda t, x: t.round(x), R(3, 4), complex=False, integer=True)
-Case("Sub frac", lambda t, x: t.frac(x), R(3, 4), complex=False, nonfinite=False, why="inf - inf is NaN, PyTorch's frac too")
+Case("Sub frac", lambda t, x: t.frac(x), R(3, 4), complex=False, nonfinite=False,
+     why="inf - inf is NaN, PyTorch's frac too")
 
 # comparison, logic, selection
 
@@ -121,8 +123,8 @@ for _name in ("isnan", "isinf", "isfinite"):
 Case("LogicalOr isclose", lambda t, x, y: t.isclose(x, y, rtol=0.5), R(3, 4), R(4), differentiable=False)
 Case("Where", lambda t, c, x, y: t.where(c, x, y), B(3, 4), R(3, 1), R(4), integer=True)
 Case("Clamp", lambda t, x: t.clamp(x, -0.7, 1.1), R(3, 4), complex=False, integer=True)
-Case("Clamp tensors", lambda t, x, a, b: t.clamp(*t.broadcast_tensors(x, a, b)), R(3, 4), R(3, 4, low=-2, high=-0.5), R(3, 4, low=0.5, high=2),
-     complex=False)
+Case("Clamp tensors", lambda t, x, a, b: t.clamp(*t.broadcast_tensors(x, a, b)), R(3, 4), R(3, 4, low=-2, high=-0.5),
+     R(3, 4, low=0.5, high=2), complex=False)
 Case("Clamp broadcast", lambda t, x, a: t.clamp(x, a), R(3, 4), R(4, low=-2, high=-0.5), complex=False)
 Case("Clamp min", lambda t, x: t.clamp_min(x, 0.3), R(3, 4), complex=False)
 Case("Clamp max", lambda t, x: t.clamp_max(x, 0.3), R(3, 4), complex=False)
@@ -151,7 +153,8 @@ for _equation, _shapes in (("bij,bjk->bik", ((2, 3, 4), (2, 4, 5))), ("...ij,...
                            ("ijk->k", ((2, 3, 4),)), ("ij,jk", ((3, 4), (4, 2)))):
     Case(f"Gemm einsum {_equation}", lambda t, *x, e=_equation: t.einsum(e, *x), *(R(*s) for s in _shapes),
          nonfinite=False, why="as Gemm")
-Case("Linear", lambda t, x, w, b: t.nn.functional.linear(x, w, b), R(2, 3, 4), R(5, 4), R(5), nonfinite=False, why="as Gemm")
+Case("Linear", lambda t, x, w, b: t.nn.functional.linear(x, w, b), R(2, 3, 4), R(5, 4), R(5), nonfinite=False,
+     why="as Gemm")
 Case("Linear plain", lambda t, x, w: t.nn.functional.linear(x, w), R(4), R(5, 4), nonfinite=False, why="as Gemm")
 
 # convolution and pooling
@@ -165,8 +168,8 @@ Case("Conv 1d", lambda t, x, w, b: t.nn.functional.conv1d(x, w, b, stride=2, pad
      nonfinite=False, why="as Gemm")
 Case("Conv same", lambda t, x, w: t.nn.functional.conv1d(x, w, padding="same", dilation=2), R(3, 8), R(4, 3, 2),
      nonfinite=False, why="as Gemm")
-Case("ConvInput", lambda t, y, w: t.conv_input(y, w, _CONV), R(2, 6, 5, 6), R(6, 4, 3, 3), nonfinite=False, why="as Gemm",
-     torch=lambda t, y, w: t.nn.functional.conv_transpose2d(y, w, padding=1))
+Case("ConvInput", lambda t, y, w: t.conv_input(y, w, _CONV), R(2, 6, 5, 6), R(6, 4, 3, 3), nonfinite=False,
+     why="as Gemm", torch=lambda t, y, w: t.nn.functional.conv_transpose2d(y, w, padding=1))
 Case("ConvWeight", lambda t, x, y: t.conv_weight(x, y, _CONV), R(2, 4, 5, 6), R(2, 6, 5, 6), nonfinite=False,
      why="as Gemm",
      torch=lambda t, x, y: t.nn.functional.conv2d(x.transpose(0, 1), y.transpose(0, 1), padding=1).transpose(0, 1))
@@ -176,8 +179,8 @@ Case("MaxPool overlapping", lambda t, x: t.nn.functional.max_pool2d(x, 3, 2, 1, 
 Case("MaxPool 1d", lambda t, x: t.nn.functional.max_pool1d(x, 3, 2, 1, 2), R(2, 3, 9, distinct=True), complex=False)
 Case("WindowSum", lambda t, x: t.nn.functional.avg_pool2d(x, 3, 2, 1), R(2, 3, 6, 7), complex=False, nonfinite=False,
      why="0 outside the input is added, PyTorch skips it: -0.0 and inf - inf aside they agree")
-Case("WindowSum partial", lambda t, x: t.nn.functional.avg_pool2d(x, 3, 2, 1, True, False), R(2, 3, 6, 7), complex=False,
-     nonfinite=False, why="as WindowSum")
+Case("WindowSum partial", lambda t, x: t.nn.functional.avg_pool2d(x, 3, 2, 1, True, False), R(2, 3, 6, 7),
+     complex=False, nonfinite=False, why="as WindowSum")
 Case("WindowSum 1d", lambda t, x: t.nn.functional.avg_pool1d(x, 2), R(2, 3, 6), complex=False)
 Case("WindowSum adaptive", lambda t, x: t.nn.functional.adaptive_avg_pool2d(x, (3, 2)), R(2, 3, 7, 5), complex=False,
      nonfinite=False, why="as Gemm: unequal windows are a product")
@@ -198,12 +201,14 @@ Case("Embedding", lambda t, i, w: t.nn.functional.embedding(i, w), I(2, 3, n=5),
      torch=lambda t, i, w: w[i])  # PyTorch's embedding has no complex gradient
 Case("Embedding padding", lambda t, i, w: t.nn.functional.embedding(i, w, 1), I(2, 3, n=5), R(5, 4), complex=False,
      gradcheck=False, why="the padding row has a gradient of 0 by definition, not by differences")
-Case("EmbeddingBackward", lambda t, g: t.embedding_backward(g, on_device(np.array([[0, 2], [2, 4]])), 5, None), R(2, 2, 3),
+Case("EmbeddingBackward", lambda t, g: t.embedding_backward(g, on_device(np.array([[0, 2], [2, 4]])), 5, None),
+     R(2, 2, 3),
      torch=lambda t, g: t.zeros(5, 3, dtype=g.dtype).index_add(0, t.tensor([0, 2, 2, 4]), g.reshape(4, 3)),
      tolerance=2, why="two equal numbers add in float32 here, in the half type in PyTorch")
 _MASK = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
 for _label, _options in (("", {}), (" causal", {"is_causal": True}), (" scale", {"scale": 0.3})):
-    Case(f"Attention{_label}", lambda t, q, k, v, o=_options: t.nn.functional.scaled_dot_product_attention(q, k, v, **o),
+    Case(f"Attention{_label}",
+         lambda t, q, k, v, o=_options: t.nn.functional.scaled_dot_product_attention(q, k, v, **o),
          R(2, 4, 5), R(2, 3, 5), R(2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
 Case("Attention mask", lambda t, m, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, m), B(4, 3, p=0.7),
      R(2, 2, 4, 5), R(2, 2, 3, 5), R(2, 2, 3, 4), complex=False, nonfinite=False, why="as Gemm")
@@ -241,7 +246,8 @@ Case("Copy into view", _changed(lambda y, v: y[:, 1:3].copy_(v)), R(3, 4), R(3, 
 Case("zeros_like", lambda t, x: t.zeros_like(x), R(3, 4), integer=True, boolean=True, differentiable=False)
 Case("ones_like", lambda t, x: t.ones_like(x), R(3, 4), integer=True, boolean=True, differentiable=False)
 Case("full_like", lambda t, x: t.full_like(x, 3), R(3, 4), integer=True, differentiable=False)
-Case("one_hot", lambda t, i: t.nn.functional.one_hot(i, 5), I(3, 4, n=5), complex=False, half=False, differentiable=False)
+Case("one_hot", lambda t, i: t.nn.functional.one_hot(i, 5), I(3, 4, n=5), complex=False, half=False,
+     differentiable=False)
 Case("Complex", lambda t, x, y: t.complex(x, y), R(3, 4, real=True), R(3, 4, real=True), half=False)
 Case("Complex broadcast", lambda t, x, y: t.complex(x, y), R(3, 1, real=True), R(4, real=True), half=False)
 
@@ -323,7 +329,8 @@ Case("Index two", lambda t, x, i, j: x[i, :, j], R(5, 3, 4), I(2, 1, n=5, low=-5
 Case("Index neighbours", lambda t, x, i, j: x[:, i, j], R(2, 5, 4), I(3, n=5), I(2, 3, n=4), raw=False, integer=True)
 Case("Index behind an integer", lambda t, x, i: x[0, :, i], R(2, 3, 4), I(3, n=4), raw=False)
 Case("Index lists", lambda t, x: x[[0, 2, 2], ..., [1, 0, -1]], R(3, 2, 3), raw=False)
-Case("Index mask", lambda t, x, m: x[m], R(3, 4), B(3, 4), raw=False, integer=True, layouts=False, why="x's shape varies")
+Case("Index mask", lambda t, x, m: x[m], R(3, 4), B(3, 4), raw=False, integer=True, layouts=False,
+     why="x's shape varies")
 Case("Index mask behind", lambda t, x, m: x[:, m], R(2, 3, 4), B(3), raw=False)
 Case("IndexBackward", lambda t, x, i: REGISTRY["IndexBackward"].apply(x, size=(3, 2), index=(array_of(i),)), R(5, 2),
      I(5, n=3), torch=lambda t, x, i: t.zeros(3, 2, dtype=x.dtype).index_add(0, i, x), integer=True, raw=False)
@@ -338,8 +345,10 @@ Case("index_put accumulate", lambda t, x, v, i: t.index_put(x, (i,), v, accumula
      integer=True)
 Case("index_select", lambda t, x, i: t.index_select(x, 1, i), R(3, 4), I(5, n=4), integer=True)
 Case("IndexAdd", lambda t, x, s, i: t.index_add(x, 1, i, s), R(3, 4), R(3, 6), I(6, n=4), integer=True)
-Case("IndexAdd alpha", _changed(lambda y, s, i: y.index_add_(0, i, s, alpha=2)), R(3, 4), R(5, 4), I(5, n=3), **_IN_PLACE)
-Case("index_copy", lambda t, x, s, i: t.index_copy(x, 0, i, s), R(4, 3), R(2, 3), I(2, n=4, distinct=True), integer=True)
+Case("IndexAdd alpha", _changed(lambda y, s, i: y.index_add_(0, i, s, alpha=2)), R(3, 4), R(5, 4), I(5, n=3),
+     **_IN_PLACE)
+Case("index_copy", lambda t, x, s, i: t.index_copy(x, 0, i, s), R(4, 3), R(2, 3), I(2, n=4, distinct=True),
+     integer=True)
 Case("index_fill", lambda t, x, i: t.index_fill(x, 1, i, 3), R(3, 4), I(2, n=4), integer=True)
 Case("MaskedFill", lambda t, x, m, v: t.masked_fill(x, m, v), R(3, 4), B(4), R())
 Case("MaskedFill in place", _changed(lambda y, m: y.masked_fill_(m, 1)), R(3, 4), B(3, 1), integer=True, **_IN_PLACE)
@@ -347,18 +356,20 @@ Case("masked_select", lambda t, x, m: t.masked_select(x, m), R(3, 4), B(3, 1), i
 Case("MaskedScatter", lambda t, x, s, m: t.masked_scatter(x, m, s), R(3, 4), R(2, 7), B(4), integer=True)
 Case("Gather", lambda t, x, i: t.gather(x, 1, i), R(3, 4), I(2, 6, n=4), integer=True)
 Case("Gather one", lambda t, x, i: t.gather(x, -1, i), R(3, 4), I(3, 1, n=4), integer=True)
-Case("GatherBackward", lambda t, x, i: REGISTRY["GatherBackward"].apply(x, size=(3, 4), dim=0, index=array_of(i)), R(2, 3),
+Case("GatherBackward", lambda t, x, i: REGISTRY["GatherBackward"].apply(x, size=(3, 4), dim=0, index=array_of(i)),
+     R(2, 3),
      I(2, 3, n=3), torch=lambda t, x, i: t.zeros(3, 4, dtype=x.dtype).scatter_add(0, i, x), integer=True, raw=False)
 Case("Scatter", lambda t, x, s, i: t.scatter(x, 0, i, s), R(4, 3), R(2, 1), I(2, 1, n=4, distinct=True), integer=True)
 Case("Scatter number", lambda t, x, i: t.scatter(x, 1, i, 3), R(3, 4), I(3, 2, n=4))
 Case("ScatterAdd", lambda t, x, s, i: t.scatter_add(x, 1, i, s), R(3, 4), R(2, 5), I(2, 5, n=4), integer=True)
-Case("ScatterAdd in place", _changed(lambda y, s, i: y.scatter_add_(0, i, s)), R(3, 4), R(5, 4), I(5, 4, n=3), **_IN_PLACE)
+Case("ScatterAdd in place", _changed(lambda y, s, i: y.scatter_add_(0, i, s)), R(3, 4), R(5, 4), I(5, 4, n=3),
+     **_IN_PLACE)
 Case("ScatterExtreme", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "amax"), R(3, 4, distinct=True),
      R(3, 6, distinct=True), I(3, 6, n=4), complex=False, integer=True)
 Case("ScatterExtreme alone", lambda t, x, s, i: t.scatter_reduce(x, 0, i, s, "amin", include_self=False),
      R(3, 4, low=3, high=5, distinct=True), R(5, 4, distinct=True), I(5, 4, n=3), complex=False, integer=True)
-Case("ScatterProd", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod"), R(3, 4, nonzero=True), R(3, 3, nonzero=True),
-     I(3, 3, n=4), complex=False, integer=True)
+Case("ScatterProd", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod"), R(3, 4, nonzero=True),
+     R(3, 3, nonzero=True), I(3, 3, n=4), complex=False, integer=True)
 Case("ScatterProd alone", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "prod", include_self=False),
      R(3, 4, nonzero=True), R(3, 3, nonzero=True), I(3, 3, n=4), complex=False)
 Case("scatter_reduce mean", lambda t, x, s, i: t.scatter_reduce(x, 1, i, s, "mean"), R(3, 4), R(3, 6), I(3, 6, n=4),
@@ -377,15 +388,17 @@ Case("Sort", lambda t, x: t.sort(x, 0), R(5, 3, distinct=True), **_ORDER)
 Case("Sort down", lambda t, x: t.sort(x, descending=True, stable=True), R(3, 5), **_ORDER)
 Case("argsort", lambda t, x: t.argsort(x, dim=1, stable=True), R(3, 5), differentiable=False, **_ORDER)
 Case("msort", lambda t, x: t.msort(x), R(5, 3, distinct=True), **_ORDER)
-Case("Topk", lambda t, x: t.topk(x, 3), R(2, 6, distinct=True), nonfinite=False, why="which NaN comes first is open", **_ORDER)
+Case("Topk", lambda t, x: t.topk(x, 3), R(2, 6, distinct=True), nonfinite=False, why="which NaN comes first is open",
+     **_ORDER)
 Case("Topk small", lambda t, x: t.topk(x, 2, 0, largest=False), R(20, 3, distinct=True), nonfinite=False,
      why="which NaN comes first is open", **_ORDER)
-Case("Kth", lambda t, x: t.kthvalue(x, 2, 0), R(4, 3, distinct=True), nonfinite=False, why="which NaN comes first is open",
-     **_ORDER)
+Case("Kth", lambda t, x: t.kthvalue(x, 2, 0), R(4, 3, distinct=True), nonfinite=False,
+     why="which NaN comes first is open", **_ORDER)
 Case("Kth median", lambda t, x: t.median(x, -1, keepdim=True), R(3, 5, distinct=True), **_ORDER)
 Case("Median", lambda t, x: t.median(x), R(3, 4, distinct=True), **_ORDER)
 Case("unique", lambda t, i: t.unique(i, return_inverse=True, return_counts=True), I(3, 4, n=5), differentiable=False)
-Case("searchsorted", lambda t, x, v: t.searchsorted(t.sort(x)[0], v, right=True), R(2, 5), R(2, 3), differentiable=False,
+Case("searchsorted", lambda t, x, v: t.searchsorted(t.sort(x)[0], v, right=True), R(2, 5), R(2, 3),
+     differentiable=False,
      complex=False, integer=True, nonfinite=False, why="PyTorch's search loses its way among NaN")
 Case("bincount", lambda t, i: t.bincount(i, minlength=7), I(9, n=5), differentiable=False)
 Case("bincount weights", lambda t, i, w: t.bincount(i, w), I(9, n=5), R(9, grad=False), complex=False, half=False,
@@ -440,7 +453,8 @@ Case("Sigmoid", lambda t, x: t.sigmoid(x), R(3, 4), integer=True, boolean=True)
 Case("SiLU", lambda t, x: t.nn.functional.silu(x), R(3, 4), complex=False)
 Case("LogSigmoid", lambda t, x: t.nn.functional.logsigmoid(x), R(3, 4), complex=False)
 Case("Softplus", lambda t, x: t.nn.functional.softplus(x), R(3, 4), complex=False)
-Case("Softplus options", lambda t, x: t.nn.functional.softplus(x, 2.0, 1.0), R(3, 4, positive=True, low=0.6), complex=False)
+Case("Softplus options", lambda t, x: t.nn.functional.softplus(x, 2.0, 1.0), R(3, 4, positive=True, low=0.6),
+     complex=False)
 Case("ELU", lambda t, x: t.nn.functional.elu(x, 0.7), R(3, 4, nonzero=True), complex=False)
 Case("SELU", lambda t, x: t.nn.functional.selu(x), R(3, 4, nonzero=True), complex=False)
 Case("Hardtanh", lambda t, x: t.nn.functional.hardtanh(x, -5.0, 0.1), R(3, 4, nonzero=True), complex=False)
@@ -491,8 +505,8 @@ Case("BinaryCrossEntropyWithLogits weights", lambda t, x, y, w, p: t.nn.function
 Case("KLDiv", lambda t, x, y: t.nn.functional.kl_div(x, y, reduction="batchmean"), R(3, 4), R(3, 4, positive=True),
      complex=False)
 Case("NLLLoss", lambda t, x, i: t.nn.functional.nll_loss(x, i), R(3, 5), I(3, n=5), complex=False)
-Case("NLLLoss options", lambda t, x, w, i: t.nn.functional.nll_loss(x, i, w, ignore_index=1, reduction="none"), R(2, 5, 3),
-     R(5, positive=True, grad=False), I(2, 3, n=5), complex=False)
+Case("NLLLoss options", lambda t, x, w, i: t.nn.functional.nll_loss(x, i, w, ignore_index=1, reduction="none"),
+     R(2, 5, 3), R(5, positive=True, grad=False), I(2, 3, n=5), complex=False)
 Case("CrossEntropy", lambda t, x, i: t.nn.functional.cross_entropy(x, i), R(3, 5), I(3, n=5), complex=False)
 Case("CrossEntropy options", lambda t, x, w, i: t.nn.functional.cross_entropy(
      x, i, w, ignore_index=1, reduction="sum", label_smoothing=0.1), R(2, 5, 3), R(5, positive=True, grad=False),
@@ -506,7 +520,8 @@ Case("CrossEntropy probabilities", lambda t, x, p: t.nn.functional.cross_entropy
 def _gradient(f):
     """The gradient of f(t, *inputs) for a cotangent, the last input."""
     def fn(t, *inputs):
-        *xs, g = [x if x.requires_grad or not (x.dtype.is_floating_point) else x.detach().requires_grad_() for x in inputs]
+        *xs, g = [x if x.requires_grad or not x.dtype.is_floating_point else x.detach().requires_grad_()
+                  for x in inputs]
         grad = our_grad if isinstance(g, Tensor) else t.autograd.grad
         return grad(f(t, *xs), [x for x in xs if x.requires_grad], g, create_graph=True)
 
@@ -521,20 +536,22 @@ Case("Pick", lambda t, x, i: REGISTRY["Pick"].apply(x, index=array_of(i), dim=1)
 Case("Place", lambda t, x, i: REGISTRY["Place"].apply(x, index=array_of(i), dim=1, size=4), R(3, 1), I(3, 1, n=4),
      torch=lambda t, x, i: t.zeros(3, 4, dtype=x.dtype).scatter(1, i, x))
 Case("SoftmaxAlongBackward", lambda t, g, y: REGISTRY["SoftmaxAlongBackward"].apply(g, y, dim=0), R(3, 4), R(3, 4),
-     complex=False, torch=lambda t, g, y: y * (g - (g * y).sum(0, True)), nonfinite=False, why="inf - inf in another order")
-Case("GELUBackward", lambda t, g, x: REGISTRY["GELUBackward"].apply(g, x), R(3, 4), R(3, 4), complex=False, nonfinite=False,
-     why="0 * inf in another order",
+     complex=False, torch=lambda t, g, y: y * (g - (g * y).sum(0, True)), nonfinite=False,
+     why="inf - inf in another order")
+Case("GELUBackward", lambda t, g, x: REGISTRY["GELUBackward"].apply(g, x), R(3, 4), R(3, 4), complex=False,
+     nonfinite=False, why="0 * inf in another order",
      torch=lambda t, g, x: g * ((1 + t.erf(x / 2**0.5)) / 2 + x * t.exp(-x * x / 2) / (2 * t.pi) ** 0.5))
-Case("GELUTanhBackward", _gradient(lambda t, x: t.nn.functional.gelu(x, approximate="tanh")), R(3, 4), R(3, 4), complex=False,
-     half=False, raw=False, **_INSIDE)
+Case("GELUTanhBackward", _gradient(lambda t, x: t.nn.functional.gelu(x, approximate="tanh")), R(3, 4), R(3, 4),
+     complex=False, half=False, raw=False, **_INSIDE)
 Case("NormalizeBackward", _gradient(lambda t, x, w: t.nn.functional.layer_norm(x, (4,), w)), R(3, 4), R(4), R(3, 4),
      complex=False, half=False, raw=False, tolerance=4, **_INSIDE)
-Case("NormalizeBackward of channels", _gradient(lambda t, x, w: t.nn.functional.batch_norm(x, None, None, w, training=True)),
+Case("NormalizeBackward of channels",
+     _gradient(lambda t, x, w: t.nn.functional.batch_norm(x, None, None, w, training=True)),
      R(4, 3, 2), R(3), R(4, 3, 2), complex=False, half=False, raw=False, tolerance=4, **_INSIDE)
 Case("CrossEntropyBackward", _gradient(lambda t, x, i: t.nn.functional.cross_entropy(x, i, reduction="none")), R(3, 5),
      I(3, n=5), R(3), complex=False, half=False, raw=False, **_INSIDE)
-Case("NLLLossBackward", _gradient(lambda t, x, i: t.nn.functional.nll_loss(x, i, reduction="none")), R(3, 5), I(3, n=5), R(3),
-     complex=False, half=False, raw=False)
+Case("NLLLossBackward", _gradient(lambda t, x, i: t.nn.functional.nll_loss(x, i, reduction="none")), R(3, 5),
+     I(3, n=5), R(3), complex=False, half=False, raw=False)
 
 # linear algebra
 

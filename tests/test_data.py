@@ -18,6 +18,7 @@ from loader_datasets import Facts, Shares, Squares, keep, mark
 import tinytorch_gpu as tt
 from tinytorch_gpu.backend.device import backend_of
 from tinytorch_gpu.utils import data
+from tinytorch_gpu.utils.data import pool
 
 SHM = Path("/dev/shm")
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,6 +266,22 @@ def test_timeout_is_kept():
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         data.DataLoader([1, 2, 3], **arguments)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork server")
+def test_the_fork_server_imports_the_package_once(monkeypatch, tmp_path):
+    from multiprocessing import forkserver
+
+    def modules(chosen):
+        monkeypatch.setattr(forkserver._forkserver, "_preload_modules", chosen)
+        pool.context_of("forkserver")
+        return forkserver._forkserver._preload_modules
+
+    monkeypatch.chdir(tmp_path)
+    assert modules(["__main__"])[-1] == "tinytorch_gpu.utils.data.worker"
+    assert modules(["json"]) == ["json"]  # the program's own choice
+    Path("tinytorch_gpu").mkdir()  # the server would take this one
+    assert modules(["__main__"]) == ["__main__", "numpy", "ml_dtypes"]
 
 
 def test_what_is_not_there_says_so():

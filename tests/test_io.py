@@ -119,6 +119,39 @@ def test_parameters_and_tied_weights(tmp_path):
     assert type(back["plain"]) is tt.Tensor and not back["plain"].requires_grad
 
 
+def test_state_dicts(tmp_path, device):
+    """A module's and an optimizer's state come back: metadata, order, integer keys; ready for another round."""
+    nn, optim = pytest.importorskip("tinytorch_gpu.nn"), pytest.importorskip("tinytorch_gpu.optim")
+
+    def made():
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).to(device)
+        return model, optim.AdamW(model.parameters(), lr=0.01)
+
+    model, optimizer = made()
+    x = tt.randn(5, 3, device=device)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    tt.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x")
+    back = tt.load(tmp_path / "x")
+    tt.save(back, tmp_path / "x")
+    back = tt.load(tmp_path / "x")
+    assert list(back["model"]) == list(model.state_dict())
+    assert back["model"]._metadata == model.state_dict()._metadata
+    other, another = made()
+    other.load_state_dict(back["model"])
+    another.load_state_dict(back["optimizer"])
+    for m, o in ((model, optimizer), (other, another)):
+        o.zero_grad()
+        m(x).square().sum().backward()
+        o.step()
+    assert all(bits(a) == bits(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    tt.save(model.state_dict(), tmp_path / "x")
+    safetensors = pytest.importorskip("safetensors.numpy")
+    assert sorted(safetensors.load_file(tmp_path / "x")) == sorted(model.state_dict())
+
+
 def test_results_of_operators_are_saved_as_values(tmp_path):
     x = tt.ones(2, requires_grad=True)
     tt.save(x * 2, tmp_path / "x")

@@ -188,7 +188,7 @@ def test_load_state_dict_lists_everything(torch):
         ours.load_state_dict(saved)
     with pytest.raises(RuntimeError) as reference:
         theirs.load_state_dict({k: torch.tensor(host(v)) for k, v in saved.items()})
-    assert str(error.value) == str(reference.value).replace("torch.", "")
+    assert str(error.value) == "[load_state_dict] " + str(reference.value).replace("torch.", "")
     with pytest.raises(RuntimeError, match="size mismatch"):
         ours.load_state_dict(saved, strict=False)
     del saved["head.weight"]

@@ -21,19 +21,15 @@ import numpy as np
 from .backend import dtypes
 from .backend.device import backend_for, backend_of
 from .backend.device import device as Device
+from .container import CODES, HEADER_LIMIT, Damaged, read_arrays, read_header
 from .tensor import Tensor, make
 
 __all__ = ["save", "load"]
 
 FORMAT = "1"
-HEADER_LIMIT = 100_000_000  # safetensors' own readers refuse longer ones
 ABANDONED = 3600  # seconds without a write, after which a temporary file belongs to a process that was killed
 
-_CODES = {"F64": dtypes.float64.np, "F32": dtypes.float32.np, "F16": dtypes.float16.np, "BF16": dtypes.bfloat16.np,
-          "I64": dtypes.int64.np, "I32": dtypes.int32.np, "I16": dtypes.int16.np, "I8": dtypes.int8.np,
-          "U8": dtypes.uint8.np, "BOOL": dtypes.bool_.np, "C64": dtypes.complex64.np,
-          "U16": np.dtype(np.uint16), "U32": np.dtype(np.uint32), "U64": np.dtype(np.uint64)}
-_CODE_OF = {dtype: code for code, dtype in _CODES.items()}
+_CODE_OF = {dtype: code for code, dtype in CODES.items()}
 _MAPS = {dict: "dict", collections.OrderedDict: "ordered"}
 _SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
 
@@ -59,6 +55,8 @@ class _Writer:
 
     def _encode(self, x, path):
         kind = type(x)
+        if isinstance(x, collections.OrderedDict) and hasattr(x, "_metadata"):  # a Module's state_dict
+            return ["state", self._encode(x._metadata, "the state_dict's _metadata"), self._mapping(x, path)]
         if x is None or kind is bool or kind is str:
             return x
         if kind is int:
@@ -93,7 +91,7 @@ class _Writer:
     def _mapping(self, x, path):
         if type(x) is dict and all(type(key) is str for key in x):
             return {key: self._encode(value, f"{path}[{key!r}]") for key, value in x.items()}
-        return [_MAPS[type(x)]] + [
+        return [_MAPS.get(type(x), "ordered")] + [
             [self._encode(key, f"a key of {path or 'the object'}"), self._encode(value, f"{path}[{key!r}]")]
             for key, value in x.items()]
 
@@ -226,95 +224,7 @@ def _sync_folder(folder):
         os.close(number)
 
 
-# reading
-
-class _Damaged(Exception):
-    """What is wrong with a file."""
-
-
-def _read_exactly(file, buffer):
-    view = memoryview(buffer)
-    done = 0
-    while done < len(view):
-        if hasattr(file, "readinto"):
-            n = file.readinto(view[done:])
-        else:
-            piece = file.read(len(view) - done)
-            n = len(piece)
-            view[done:done + n] = piece
-        if not n:
-            raise _Damaged(f"it ends after {done} of {len(view)} bytes: it was cut off")
-        done += n
-
-
-def _unique(pairs):
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise _Damaged("a name occurs twice in its header")
-    return out
-
-
-def _no_constant(name):
-    raise _Damaged(f"{name} is no JSON")
-
-
-def _read_header(file, size):
-    """(metadata, {name: (numpy dtype, shape)} in the order of the bytes), everything checked."""
-    start = bytearray(8)
-    if size is not None and size < 8:
-        raise _Damaged(f"it has {size} bytes, a safetensors file at least 8: it was cut off, or is something else")
-    _read_exactly(file, start)
-    length = int.from_bytes(start, "little")
-    if not 2 <= length <= HEADER_LIMIT or size is not None and 8 + length > size:
-        if start.startswith((b"PK\x03\x04", b"\x80")):
-            raise _Damaged("it is a file of torch.save or pickle, and unpickling runs code from the file: convert it "
-                           "with PyTorch and safetensors.torch.save_file")
-        raise _Damaged(f"its header would have {length} bytes: it is no safetensors file, or was cut off")
-    text = bytearray(length)
-    _read_exactly(file, text)
-    try:
-        head = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as e:
-        raise _Damaged(f"its header is no JSON ({e}): it is no safetensors file, or damaged") from None
-    if type(head) is not dict:
-        raise _Damaged("its header is no JSON object")
-    metadata = head.pop("__metadata__", {})
-    if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
-        raise _Damaged("its metadata is no table of strings")
-    entries, offset = {}, 0
-    for name, entry in sorted(head.items(), key=_begin):
-        code, shape, (begin, end) = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
-        if type(code) is not str or code not in _CODES:
-            raise _Damaged(f"tensor {name!r} has the dtype {code!r}, which is not supported: convert it")
-        if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape):
-            raise _Damaged(f"tensor {name!r} has the shape {shape!r}")
-        if begin != offset or end - begin != math.prod(shape) * _CODES[code].itemsize:
-            raise _Damaged(f"tensor {name!r} of {code} {shape} cannot lie at bytes {begin} to {end}")
-        entries[name] = (_CODES[code], tuple(shape))
-        offset = end
-    if size is not None and 8 + length + offset != size:
-        raise _Damaged(f"it has {size} bytes, its header describes {8 + length + offset}: it was cut off or changed")
-    return metadata, entries
-
-
-def _begin(item):
-    name, entry = item
-    offsets = entry.get("data_offsets") if type(entry) is dict else None
-    if type(offsets) is not list or len(offsets) != 2 or any(type(n) is not int for n in offsets):
-        raise _Damaged(f"the entry of tensor {name!r} has no data_offsets")
-    return offsets[0], offsets[1]
-
-
-def _read_arrays(file, entries):
-    arrays = {}
-    for name, (dtype, shape) in entries.items():
-        arrays[name] = array = np.empty(shape, dtype)
-        bits = array.reshape(-1).view(np.uint8)
-        _read_exactly(file, bits)
-        if dtype.kind == "b" and bits.size and bits.max() > 1:
-            raise _Damaged(f"tensor {name!r} of bool has a byte that is neither 0 nor 1")
-    return arrays
-
+# the object again
 
 class _Builder:
     """The object from its structure and arrays."""
@@ -371,6 +281,10 @@ class _Builder:
         if kind in ("dict", "ordered"):
             pairs = [(self._decode(key), self._decode(value)) for key, value in rest]
             return dict(pairs) if kind == "dict" else collections.OrderedDict(pairs)
+        if kind == "state":
+            metadata, state = map(self._decode, rest)
+            state._metadata = metadata
+            return state
         if kind in _BUILD:
             return _BUILD[kind](self._decode(item) for item in rest)
         if kind == "scalar":
@@ -415,20 +329,20 @@ def load(f, map_location=None, *, weights_only=True):
 
 def _load(file, path, size, where):
     try:
-        metadata, entries = _read_header(file, size)
-        arrays = _read_arrays(file, entries)
+        metadata, entries = read_header(file, size)
+        arrays = read_arrays(file, entries)
         version = metadata.get("tinytorch_gpu")
         if version not in (None, FORMAT):
-            raise _Damaged(f"it has format {version}, this version reads {FORMAT}: update tinytorch_gpu")
+            raise Damaged(f"it has format {version}, this version reads {FORMAT}: update tinytorch_gpu")
         builder = _Builder(arrays, where)
         if version is None:
             for name, array in arrays.items():
                 if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-                    raise _Damaged(f"tensor {name!r} is {array.dtype}, which tensors do not support: convert it")
+                    raise Damaged(f"tensor {name!r} is {array.dtype}, which tensors do not support: convert it")
             return {name: make(builder.place(name, "cpu", a.dtype.name)) for name, a in arrays.items()}
         try:
             return builder.build(json.loads(metadata["structure"]))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
-            raise _Damaged(f"its structure is damaged ({type(e).__name__}: {e})") from None
-    except _Damaged as e:
+            raise Damaged(f"its structure is damaged ({type(e).__name__}: {e})") from None
+    except Damaged as e:
         raise RuntimeError(f"[load] {path}: {e}; put a copy in its place") from None

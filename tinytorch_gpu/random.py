@@ -15,7 +15,7 @@ __all__ = ["Generator", "manual_seed", "seed", "initial_seed", "get_rng_state", 
 class Generator(_backend.Generator):
     """A source of random numbers with a state of its own. As torch.Generator."""
 
-    def get_state(self) -> Tensor:
+    def get_state(self) -> Tensor:  # type: ignore[override]
         """The state, a uint8 Tensor on the CPU."""
         return make(super().get_state())
 

@@ -269,13 +269,26 @@ class Tensor:
         return bool(self.item())
 
     def __float__(self):
-        return float(self.item())
+        return float(self._number("float"))
 
     def __int__(self):
-        return int(self.item())
+        return int(self._number("int"))
 
     def __complex__(self):
-        return complex(self.item())
+        return complex(self._number("complex"))
+
+    def _number(self, kind):
+        """The only element, real unless `kind` is complex. PyTorch's item() has another class for other sizes."""
+        if self._array.size != 1:
+            raise ValueError(f"[{kind}] only one element tensors can be converted to Python scalars, got shape "
+                             f"{self.shape}: index one element or use tolist()")
+        number = self.item()
+        if kind != "complex" and number.__class__ is complex:
+            if number.imag:
+                raise RuntimeError(f"[{kind}] the complex value {number} cannot be converted without loss: take .real "
+                                   "or abs()")
+            return number.real
+        return number
 
     def __index__(self):
         if self.dtype.category > dtypes.INT or self._array.size != 1:

@@ -59,7 +59,7 @@ class FunctionCtx:
 class _FunctionNode(Node):
     """The node of one call of a user's Function."""
 
-    __slots__ = ("ctx", "function", "wanted")
+    __slots__ = ("ctx", "function", "wanted", "_tensors")
 
     def name(self):
         return self.function.__name__
@@ -74,8 +74,7 @@ class _FunctionNode(Node):
     def backward(self, *grads):
         raw = not any(isinstance(g, Tensor) for g in grads)
         ctx = self.ctx
-        if self.wanted is not None:
-            ctx.needs_input_grad = self.wanted
+        ctx.needs_input_grad = tuple(map(self.need, range(len(self.edges))))
         given = [None if g is None else g if isinstance(g, Tensor) else make(g) for g in grads]
         out = self.function.backward(ctx, *given)
         out = out if isinstance(out, tuple) else (out,)
@@ -84,10 +83,8 @@ class _FunctionNode(Node):
             out = out[:n]
         for i, g in enumerate(out):
             if g is not None and not isinstance(g, Tensor):
-                raise TypeError(f"[{self.name()}] expected backward to return Tensors or None, got "
-                                f"{type(g).__name__} for input {i}")
-            if g is not None and i < n and self.edges[i] is None and raw and not isinstance(g, Tensor):
-                raise RuntimeError(f"[{self.name()}] returned a gradient for input {i}, which needs none")
+                raise RuntimeError(f"[{self.name()}] expected backward to return Tensors or None, got "
+                                   f"{type(g).__name__} for input {i}")
         return tuple(None if g is None else g._array for g in out) if raw else out
 
     @property
@@ -165,7 +162,7 @@ class Function:
             if modes.anomaly is not None:
                 node = ctx._node()
                 node.trace = trace_of(node, args, [t._array for t in outputs if isinstance(t, Tensor)])
-        ctx._to_save = () if recording else ctx._to_save
+            ctx._to_save = ctx._dirty = ctx._constant = ()  # an output held here would hold its own node
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
 
 

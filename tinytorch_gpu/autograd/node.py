@@ -33,6 +33,7 @@ class Node:
     """
 
     __slots__ = ("edges", "order", "shape", "dtype", "metas", "hooks", "trace", "__weakref__")
+    hooks: Hooks | None
     _saved = _tensors = wanted = None
     _widen = False
 

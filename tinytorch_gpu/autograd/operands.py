@@ -50,7 +50,7 @@ def refusal(cls, error, operands):
     )
     if text.startswith("["):
         return None
-    if isinstance(error, ValueError) and "could not be broadcast" in text:
+    if isinstance(error, ValueError) and "be broadcast" in text:
         return RuntimeError(f"[{cls.__name__}] the operands do not broadcast, got {what}: sizes must be equal or 1, "
                             "counted from the last dimension")
     if isinstance(error, TypeError) and any(a is None for a in operands):
@@ -136,6 +136,8 @@ def prepare(cls, arrays):
         if not any(a.__class__ in _by_class for a in arrays):
             raise TypeError(f"[{cls.__name__}] expected a Tensor, got {', '.join(type(a).__name__ for a in arrays)}")
         return prepare(cls, arrays)
+    if cls.no_bool and any(getattr(a, "dtype", a.__class__) in (bool, np.bool_) for a in arrays):
+        raise RuntimeError(f"[{cls.__name__.lower()}] {cls.no_bool}")
     if cls.promotion is None:
         narrow = first if first in HALF else None
         return arrays, [wide(a) if a.__class__ in _by_class else a for a in arrays] if narrow else arrays, narrow

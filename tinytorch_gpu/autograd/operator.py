@@ -43,6 +43,7 @@ class Operator(Node):
     __slots__ = ("xp", "wanted", "_saved", "_owners", "_versions", "_refs", "_tensors", "_unpack", "_widen")
     promotion: str | None = None
     opmath = False
+    no_bool: str | None = None  # why boolean operands are refused
     view = False
     differentiable = True
     materialize = True  # missing gradients of an operator with several outputs arrive as zeros

@@ -10,9 +10,9 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-
 
 __all__ = [
     "device", "Backend", "Probe", "probe", "backend_of", "backend_for", "xp_of", "device_of",
@@ -87,9 +87,9 @@ class Backend:
     """One array library: its namespace, its array class, and the few things libraries do differently."""
 
     type: str
-    xp = None
-    special = None
-    ndarray: type
+    xp: Any = None
+    special: Any = None
+    ndarray: Any
 
     def from_host(self, array, index=None):
         """A device array with the values of a host array."""

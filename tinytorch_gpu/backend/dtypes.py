@@ -182,7 +182,7 @@ def scalar_dtype(value) -> dtype:
         return of(value)
     for base in (bool, int, float, complex):
         if isinstance(value, base):
-            return scalar_dtype(base(value))
+            return scalar_dtype(base(value))  # type: ignore[arg-type]
     raise TypeError(f"[dtype] expected a Tensor, array or number, got {type(value).__name__}: {value!r:.60}")
 
 
@@ -219,7 +219,7 @@ def result_type(*operands) -> dtype:
                 result = result.to_complex()
             else:
                 result = _PROMOTION[result, lower]
-    return result
+    return result  # type: ignore[return-value]  # there is an operand
 
 
 def result_np(a, b):

@@ -9,7 +9,7 @@ import sys
 import threading
 
 from .. import environment
-from ..backend import device as devices
+from ..backend import device as devices, memory
 from .settings import UserError
 
 
@@ -43,6 +43,7 @@ def choose_device(name: str):
     if where.type == "cuda":
         print(f"training on {where} ({devices.probe().name})")
     else:
+        memory.keep_freed_memory()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         print(f"training on {'the CPU' if where.type == 'cpu' else 'the simulated device'}, {cores} cores")
         hint = environment.gpu_hint()

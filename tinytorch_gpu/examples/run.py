@@ -120,7 +120,7 @@ class Run:
                     where: random.get_rng_state(where).tolist() for where in sorted({"cpu", str(self.device)})
                 },
             }  # fmt: skip
-            parts = {name: dict(part.state_dict()) for name, part in self._parts.items()}
+            parts = {name: part.state_dict() for name, part in self._parts.items()}
             tt.save(state | parts, self.checkpoint)
         self._on_disk = self.step
 
@@ -130,11 +130,11 @@ class Run:
             yield
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else error
-            kept = f"the checkpoint of step {self._on_disk} is whole: continue with --resume --out {self.folder}"
-            raise UserError(
-                f"[train] {path} cannot be written ({why}): make room or name another folder "
-                f"with --out; {kept if self._on_disk else 'nothing was saved before'}"
-            ) from None
+            if self._on_disk:
+                mend = f"make room; the checkpoint of step {self._on_disk} is whole: --resume --out {self.folder}"
+            else:
+                mend = "make room, or name another folder with --out; nothing was saved before"
+            raise UserError(f"[train] {path} cannot be written ({why}): {mend}") from None
 
     # ---- metrics ----
 

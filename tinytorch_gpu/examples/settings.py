@@ -34,7 +34,7 @@ def parser_of(cls, prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=cls.__doc__, allow_abbrev=False)
     for field in dataclasses.fields(cls):
         about = field.metadata
-        shown = field.default if field.default != "" else "none"
+        shown = "none" if field.default == "" else repr(field.default)
         text = f"{about['text']} (default: {shown}"
         text += f", on a GPU {about['gpu']})" if about["gpu"] is not None else ")"
         if _kind(field) is bool:

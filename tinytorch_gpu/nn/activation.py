@@ -161,7 +161,7 @@ class _AlongDim(_Activation):
 class Softmax(_AlongDim):
     """exp(input) / its sum over `dim`. As torch.nn.Softmax; `dim` must be given."""
 
-    _function = staticmethod(ops.softmax)
+    _function = staticmethod(ops.softmax)  # type: ignore[arg-type]  # the function, not the module
 
 
 class LogSoftmax(_AlongDim):

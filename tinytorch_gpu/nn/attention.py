@@ -24,10 +24,12 @@ class MultiheadAttention(Module):
                  vdim=None, batch_first=False, device=None, dtype=None):
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0:
-            raise ValueError(f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and "
+            raise ValueError("[MultiheadAttention] embed_dim and num_heads must be greater than 0, got "
+                             f"embed_dim={embed_dim} and "
                              f"num_heads={num_heads} instead")
         if embed_dim % num_heads:
-            raise AssertionError("embed_dim must be divisible by num_heads")
+            raise AssertionError(f"[MultiheadAttention] embed_dim must be divisible by num_heads, got {embed_dim} and "
+                                 f"{num_heads}")
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
         self.kdim = kdim if kdim is not None else embed_dim
         self.vdim = vdim if vdim is not None else embed_dim
@@ -77,7 +79,8 @@ class MultiheadAttention(Module):
         if attn_mask is not None:
             wanted = {2: (t, s), 3: (n * self.num_heads, t, s)}.get(attn_mask.ndim)
             if tuple(attn_mask.shape) != wanted:
-                raise RuntimeError(f"The shape of the {attn_mask.ndim}D attn_mask is {tuple(attn_mask.shape)}, but "
+                raise RuntimeError(f"[MultiheadAttention] The shape of the {attn_mask.ndim}D attn_mask is "
+                                   f"{tuple(attn_mask.shape)}, but "
                                    f"should be {wanted or ((t, s), 'or', (n * self.num_heads, t, s))}.")
             mask = _additive(attn_mask, dtype)
             total = mask if mask.ndim == 2 else ops.reshape(mask, (n, self.num_heads, t, s))
@@ -101,7 +104,7 @@ class MultiheadAttention(Module):
             raise RuntimeError("[MultiheadAttention] query, key and value should be all 2-D or 3-D, got "
                                f"{query.ndim}-D, {key.ndim}-D and {value.ndim}-D")
         if is_causal and attn_mask is None:
-            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+            raise RuntimeError("[MultiheadAttention.forward] Need attn_mask if specifying the is_causal hint.")
         same = query is key and key is value
         single = query.ndim == 2
         if single:

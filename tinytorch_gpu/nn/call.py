@@ -22,7 +22,8 @@ class Callable:
 
     def forward(self, *args, **kwargs):
         """What the module computes; subclasses define it."""
-        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+        raise NotImplementedError(f'[{type(self).__name__}] the module is missing the required "forward" function: '
+                                  'define it')
 
     def register_forward_pre_hook(self, hook, *, prepend: bool = False, with_kwargs: bool = False):
         """Call `hook(module, args)` before forward; it may return new arguments.
@@ -84,7 +85,8 @@ class Callable:
                 return args, kwargs
             if not (isinstance(changed, tuple) and len(changed) == 2):
                 raise RuntimeError(
-                    f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), but got {changed}."
+                    f"[{type(self).__name__}] forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
+                    f"but got {changed}."
                 )
             return changed
         changed = hook(self, args)

@@ -14,7 +14,7 @@ __all__ = ["Sequential", "ModuleList", "ModuleDict", "ParameterList", "Parameter
 def _position(index, length):
     index = operator.index(index)
     if not -length <= index < length:
-        raise IndexError(f"index {index} is out of range")
+        raise IndexError(f"[index] index {index} is out of range for {length} entries")
     return index % length
 
 
@@ -55,17 +55,17 @@ class _Indexed(Module):
     def insert(self, index, module) -> None:
         """Add a module before `index`."""
         if not isinstance(module, Module):
-            raise AssertionError(f"module should be of type: {Module}")
+            raise AssertionError(f"[{type(self).__name__}.insert] module should be of type: {Module}")
         modules = list(self._modules.values())
         if not -len(modules) <= index <= len(modules):
-            raise IndexError(f"Index out of range: {index}")
+            raise IndexError(f"[{type(self).__name__}.insert] Index out of range: {index}")
         modules.insert(index, module)
         self._renumber(modules)
 
     def extend(self, modules):
         """Add several modules at the end."""
         if not isinstance(modules, Iterable):
-            raise TypeError(f"{type(self).__name__}.extend should be called with an iterable, but got "
+            raise TypeError(f"[{type(self).__name__}.extend] should be called with an iterable, but got "
                             f"{type(modules).__name__}")
         for module in list(modules):
             self.append(module)
@@ -104,12 +104,14 @@ class Sequential(_Indexed):
 
     def __add__(self, other):
         if not isinstance(other, Sequential):
-            raise ValueError(f"add operator supports only objects of Sequential class, but {type(other)} is given.")
+            raise ValueError(f"[Sequential] add operator supports only objects of Sequential class, but {type(other)} "
+                             "is given.")
         return Sequential(*self, *other)
 
     def __iadd__(self, other):
         if not isinstance(other, Sequential):
-            raise ValueError(f"add operator supports only objects of Sequential class, but {type(other)} is given.")
+            raise ValueError(f"[Sequential] add operator supports only objects of Sequential class, but {type(other)} "
+                             "is given.")
         return self.extend(other)
 
 
@@ -150,14 +152,15 @@ class ModuleList(_Indexed):
 
 def _pairs(kind, values):
     if not isinstance(values, Iterable):
-        raise TypeError(f"{kind}.update should be called with an iterable of key/value pairs, but got "
+        raise TypeError(f"[{kind}.update] should be called with an iterable of key/value pairs, but got "
                         f"{type(values).__name__}")
     if hasattr(values, "items"):
         return list(values.items())
     pairs = [tuple(pair) for pair in values]
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
-            raise ValueError(f"{kind} update sequence element #{i} has length {len(pair)}; 2 is required")
+            raise ValueError(f"[{kind}.update] {kind} update sequence element #{i} has length {len(pair)}; 2 is "
+                             "required")
     return pairs
 
 
@@ -258,7 +261,8 @@ class ParameterList(Module):
     def extend(self, values):
         """Add several values at the end."""
         if not isinstance(values, Iterable) or isinstance(values, Tensor):
-            raise TypeError(f"ParameterList.extend should be called with an iterable, but got {type(values).__name__}")
+            raise TypeError("[ParameterList.extend] should be called with an iterable, but got "
+                            f"{type(values).__name__}")
         for value in list(values):
             self.append(value)
         return self
@@ -271,7 +275,7 @@ class ParameterList(Module):
 
     def forward(self, *args, **kwargs):
         """A list is not called."""
-        raise RuntimeError("ParameterList should not be called.")
+        raise RuntimeError("[ParameterList.forward] ParameterList should not be called.")
 
 
 class ParameterDict(Module):
@@ -295,7 +299,8 @@ class ParameterDict(Module):
     @staticmethod
     def _name(key):
         if not isinstance(key, str):
-            raise TypeError("Index given to ParameterDict cannot be used as a key as it is not a string (type is "
+            raise TypeError("[ParameterDict] Index given to ParameterDict cannot be used as a key as it is not a "
+                            "string (type is "
                             f"'{type(key).__name__}').")
         return key
 
@@ -350,4 +355,4 @@ class ParameterDict(Module):
 
     def forward(self, *args, **kwargs):
         """A dictionary is not called."""
-        raise RuntimeError("ParameterDict should not be called.")
+        raise RuntimeError("[ParameterDict.forward] ParameterDict should not be called.")

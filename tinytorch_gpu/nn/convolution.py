@@ -25,22 +25,26 @@ class _Conv(Module):
                  groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device=None, dtype=None):
         super().__init__()
         if groups <= 0:
-            raise ValueError("groups must be a positive integer")
+            raise ValueError(f"[{type(self).__name__}] groups must be a positive integer, got {groups}")
         if in_channels % groups:
-            raise ValueError("in_channels must be divisible by groups")
+            raise ValueError(f"[{type(self).__name__}] in_channels must be divisible by groups, got {in_channels} and "
+                             f"{groups}")
         if out_channels % groups:
-            raise ValueError("out_channels must be divisible by groups")
+            raise ValueError(f"[{type(self).__name__}] out_channels must be divisible by groups, got {out_channels} "
+                             f"and {groups}")
         n = self._n
         stride = _each(stride, n)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                raise ValueError(f"Invalid padding string {padding!r}, should be one of 'valid', 'same'")
+                raise ValueError(f"[{type(self).__name__}] Invalid padding string {padding!r}, should be one of "
+                                 "'valid', 'same'")
             if padding == "same" and any(s != 1 for s in stride):
-                raise ValueError("padding='same' is not supported for strided convolutions")
+                raise ValueError(f"[{type(self).__name__}] padding='same' is not supported for strided convolutions")
         else:
             padding = _each(padding, n)
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-            raise ValueError("padding_mode must be one of 'zeros', 'reflect', 'replicate', 'circular', but got "
+            raise ValueError(f"[{type(self).__name__}] padding_mode must be one of 'zeros', 'reflect', 'replicate', "
+                             "'circular', but got "
                              f"padding_mode='{padding_mode}'")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = _each(kernel_size, n), stride, _each(dilation, n)

@@ -165,7 +165,9 @@ class BackwardHooks:
             if changed is not None:
                 changed = changed if isinstance(changed, tuple) else (changed,)
                 if len(changed) != len(grads):
-                    raise RuntimeError("Backward pre hook returned an invalid number of grad_output, got "
+                    raise RuntimeError(f"[{type(self.module).__name__}] Backward pre hook returned an invalid number "
+                                       "of grad_output, "
+                                       "got "
                                        f"{len(changed)}, but expected {len(grads)}")
                 grads = changed
         if self.input_places is not None:
@@ -179,7 +181,9 @@ class BackwardHooks:
             for hook in self.hooks:
                 changed = hook(self.module, (None,) * self.n_inputs, grads)
                 if changed is not None and not (isinstance(changed, tuple) and all(g is None for g in changed)):
-                    raise RuntimeError("Backward hook for Modules where no input requires gradient should always "
+                    raise RuntimeError(f"[{type(self.module).__name__}] Backward hook for Modules where no input "
+                                       "requires gradient "
+                                       "should always "
                                        "return None or None for all gradients.")
         return tuple(grads[i] for i in self.output_places)
 
@@ -192,7 +196,8 @@ class BackwardHooks:
             if changed is not None:
                 changed = changed if isinstance(changed, tuple) else (changed,)
                 if len(changed) != len(grads):
-                    raise RuntimeError("Backward hook returned an invalid number of grad_input, got "
+                    raise RuntimeError(f"[{type(self.module).__name__}] Backward hook returned an invalid number of "
+                                       "grad_input, got "
                                        f"{len(changed)}, but expected {len(grads)}")
                 grads = changed
         self.grad_outputs = None

@@ -68,7 +68,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """The identity matrix. Raises: ValueError unless 2-d."""
     if tensor.ndim != 2:
-        raise ValueError("Only tensors with 2 dimensions are supported")
+        raise ValueError(f"[eye_] Only tensors with 2 dimensions are supported, got {tensor.ndim}")
     return tensor.copy_(eye(*tensor.shape, dtype=tensor.dtype, device=tensor.device))
 
 
@@ -77,9 +77,9 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """The kernel of a convolution that keeps its input, in each group. Raises: ValueError for ranks below 3."""
     shape = tensor.shape
     if tensor.ndim not in (3, 4, 5):
-        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+        raise ValueError("[dirac_] Only tensors with 3, 4, or 5 dimensions are supported")
     if shape[0] % groups:
-        raise ValueError("dim 0 must be divisible by groups")
+        raise ValueError("[dirac_] dim 0 must be divisible by groups")
     tensor.zero_()
     per_group = shape[0] // groups
     centre = tuple(n // 2 for n in shape[2:])
@@ -93,7 +93,8 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 def _fans(tensor):
     """(inputs, outputs) that one element of the layer is connected with."""
     if tensor.ndim < 2:
-        raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
+        raise ValueError(f"[init] Fan in and fan out can not be computed for tensor with fewer than 2 dimensions, got "
+                         f"{tensor.ndim}")
     field = math.prod(tensor.shape[2:])
     return tensor.shape[1] * field, tensor.shape[0] * field
 
@@ -104,7 +105,7 @@ def _calculate_fan_in_and_fan_out(tensor):
 
 def _fan(tensor, mode):
     if str(mode).lower() not in ("fan_in", "fan_out"):
-        raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
+        raise ValueError(f"[init] Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
     return _fans(tensor)[str(mode).lower() == "fan_out"]
 
 
@@ -120,11 +121,11 @@ def calculate_gain(nonlinearity: str, param=None) -> float:
         if param is None:
             param = 0.01
         elif isinstance(param, bool) or not isinstance(param, (int, float)):
-            raise ValueError(f"negative_slope {param} not a valid number")
+            raise ValueError(f"[calculate_gain] negative_slope {param} not a valid number")
         return math.sqrt(2.0 / (1 + param**2))
     if nonlinearity == "selu":
         return 3.0 / 4
-    raise ValueError(f"Unsupported nonlinearity {nonlinearity}")
+    raise ValueError(f"[calculate_gain] Unsupported nonlinearity {nonlinearity}")
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
@@ -164,7 +165,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator=None) -> Tensor:
     The QR decomposition is NumPy's in float64, on the host: it happens once.
     """
     if tensor.ndim < 2:
-        raise ValueError("Only tensors with 2 or more dimensions are supported")
+        raise ValueError(f"[orthogonal_] Only tensors with 2 or more dimensions are supported, got {tensor.ndim}")
     if 0 in tensor.shape:
         return tensor
     rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])

@@ -61,20 +61,23 @@ class Module(Callable, Stateful):
             self.register_parameter(name, value)
         elif name in held.get("_parameters", ()):
             if value is not None:
-                raise TypeError(f"cannot assign '{kind.__name__}' as parameter '{name}' (nn.Parameter or None "
+                raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as parameter '{name}' "
+                                "(nn.Parameter or None "
                                 "expected)")
             self.register_parameter(name, None)
         elif isinstance(value, Module) or name in held.get("_modules", ()):
             self._need_init("module")
             if value is not None and not isinstance(value, Module):
-                raise TypeError(f"cannot assign '{kind.__name__}' as child module '{name}' (nn.Module or None "
+                raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as child module '{name}' "
+                                "(nn.Module or None "
                                 "expected)")
             self._forget(name, "_parameters", "_buffers")
             self._modules[name] = registered("module", self, name, value)
         elif isinstance(value, Buffer) or name in held.get("_buffers", ()):
             self._need_init("buffer")
             if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"cannot assign '{kind.__name__}' as buffer '{name}' (nn.Buffer, Tensor or None "
+                raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as buffer '{name}' "
+                                "(nn.Buffer, Tensor or None "
                                 "expected)")
             persistent = value.persistent if isinstance(value, Buffer) else (
                 name not in self._non_persistent_buffers_set)
@@ -85,7 +88,8 @@ class Module(Callable, Stateful):
 
     def _need_init(self, what):
         if "_parameters" not in self.__dict__:
-            raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+            raise AttributeError(f"[{type(self).__name__}] cannot assign {what} before Module.__init__() call: begin "
+                                 "with super().__init__()")
 
     def _forget(self, name, *tables):
         self.__dict__.pop(name, None)
@@ -108,23 +112,25 @@ class Module(Callable, Stateful):
     def _check_name(self, what, name, table):
         self._need_init(what)
         if not isinstance(name, str):
-            raise TypeError(f"{what} name should be a string. Got {type(name).__name__}")
+            raise TypeError(f"[{type(self).__name__}] {what} name should be a string. Got {type(name).__name__}")
         if "." in name:
-            raise KeyError(f'{what} name can\'t contain ".", got: {name}')
+            raise KeyError(f'[{type(self).__name__}] {what} name can\'t contain ".", got: {name}')
         if name == "":
-            raise KeyError(f'{what} name can\'t be empty string ""')
+            raise KeyError(f'[{type(self).__name__}] {what} name can\'t be empty string ""')
         if hasattr(self, name) and name not in table:
-            raise KeyError(f"attribute '{name}' already exists")
+            raise KeyError(f"[{type(self).__name__}] attribute '{name}' already exists")
 
     def register_parameter(self, name: str, param) -> None:
         """Add a Parameter (or None) under a name. Raises: KeyError for a bad or taken name, TypeError, ValueError."""
         self._check_name("parameter", name, self.__dict__.get("_parameters", {}))
         if param is not None:
             if not isinstance(param, Parameter):
-                raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}' (nn.Parameter or "
+                raise TypeError(f"[register_parameter] cannot assign '{type(param).__name__}' object to parameter "
+                                f"'{name}' (nn.Parameter or "
                                 "None required)")
             if param.grad_fn is not None:
-                raise ValueError(f"Cannot assign non-leaf Tensor to parameter '{name}': compute it in forward()")
+                raise ValueError(f"[register_parameter] Cannot assign non-leaf Tensor to parameter '{name}': compute "
+                                 "it in forward()")
             param = registered("parameter", self, name, param)
         self._parameters[name] = param
 
@@ -132,7 +138,8 @@ class Module(Callable, Stateful):
         """Add a tensor (or None) that is no parameter; `state_dict` holds it if persistent."""
         self._check_name("buffer", name, self.__dict__.get("_buffers", {}))
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (Tensor or None "
+            raise TypeError(f"[register_buffer] cannot assign '{type(tensor).__name__}' object to buffer '{name}' "
+                            "(Tensor or None "
                             "required)")
         self._buffers[name] = registered("buffer", self, name, tensor)
         if persistent:
@@ -143,7 +150,8 @@ class Module(Callable, Stateful):
     def add_module(self, name: str, module) -> None:
         """Add a submodule (or None) under a name."""
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"{type(module).__name__} is not a Module subclass")
+            raise TypeError(f"[add_module] {type(module).__name__} is not a Module subclass: pass an instance of "
+                            "nn.Module")
         self._check_name("module", name, self.__dict__.get("_modules", {}))
         self._modules[name] = registered("module", self, name, module)
 
@@ -156,46 +164,46 @@ class Module(Callable, Stateful):
         module = self
         for name in target.split(".") if target else ():
             if not hasattr(module, name):
-                raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
+                raise AttributeError(f"[get_submodule] {module._get_name()} has no attribute `{name}`")
             module = getattr(module, name)
             if not isinstance(module, Module):
-                raise AttributeError(f"`{name}` is not an nn.Module")
+                raise AttributeError(f"[get_submodule] `{name}` is not an nn.Module")
         return module
 
     def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
         """Put a module in the place of a dotted name. Raises: ValueError, AttributeError."""
         if not target:
-            raise ValueError("Cannot set the submodule without a target name!")
+            raise ValueError("[set_submodule] Cannot set the submodule without a target name!")
         if not isinstance(module, Module):
-            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
+            raise ValueError(f"[set_submodule] `module` is not an nn.Module, found {type(module)}")
         path, _, name = target.rpartition(".")
         parent = self.get_submodule(path)
         if hasattr(parent, name):
             if not isinstance(getattr(parent, name), Module):
-                raise AttributeError(f"`{name}` is not an nn.Module")
+                raise AttributeError(f"[set_submodule] `{name}` is not an nn.Module")
         elif strict:
-            raise AttributeError(f"{parent._get_name()} has no attribute `{name}`")
+            raise AttributeError(f"[set_submodule] {parent._get_name()} has no attribute `{name}`")
         setattr(parent, name, module)
 
     def get_parameter(self, target: str) -> Parameter:
         """The parameter with a dotted name. Raises: AttributeError."""
         value, name = self._get(target)
         if not isinstance(value, Parameter):
-            raise AttributeError(f"`{name}` is not an nn.Parameter")
+            raise AttributeError(f"[get_parameter] `{name}` is not an nn.Parameter")
         return value
 
     def get_buffer(self, target: str) -> Tensor:
         """The buffer with a dotted name. Raises: AttributeError."""
         value, name = self._get(target)
         if name not in self.get_submodule(target.rpartition(".")[0])._buffers:
-            raise AttributeError(f"`{name}` is not a buffer")
+            raise AttributeError(f"[get_buffer] `{name}` is not a buffer")
         return value
 
     def _get(self, target):
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
         if not hasattr(module, name):
-            raise AttributeError(f"{module._get_name()} has no attribute `{name}`")
+            raise AttributeError(f"[{type(self).__name__}] {module._get_name()} has no attribute `{name}`")
         return getattr(module, name), name
 
     # going through
@@ -297,7 +305,7 @@ class Module(Callable, Stateful):
             elif arg is not None and not isinstance(arg, bool):  # a bool is non_blocking
                 raise TypeError(f"[Module.to] expected a device, a dtype or a Tensor, got {type(arg).__name__}")
         if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
-            raise TypeError("nn.Module.to only accepts floating point or complex dtypes, but got desired "
+            raise TypeError("[to] nn.Module.to only accepts floating point or complex dtypes, but got desired "
                             f"dtype={dtype}")
 
         def convert(t):
@@ -347,7 +355,7 @@ class Module(Callable, Stateful):
     def train(self, mode: bool = True):
         """Set training mode here and below: Dropout and BatchNorm look at it."""
         if not isinstance(mode, bool):
-            raise ValueError("training mode is expected to be boolean")
+            raise ValueError(f"[train] training mode is expected to be boolean, got {mode!r}")
         self.training = mode
         for module in self.children():
             module.train(mode)

@@ -84,7 +84,8 @@ class GroupNorm(Module):
                  dtype=None, *, bias: bool = True):
         super().__init__()
         if num_channels % num_groups:
-            raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
+            raise ValueError(f"[GroupNorm] num_channels ({num_channels}) must be divisible by num_groups "
+                             f"({num_groups})")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
         _affine(self, (num_channels,), affine, affine and bias, device, dtype)
         self.reset_parameters()
@@ -138,7 +139,7 @@ class _BatchNorm(Module):
         """(N, C, ...), the same shape. Raises: ValueError for another number of dimensions."""
         if input.ndim not in self._ranks:
             ranks = " or ".join(f"{n}D" for n in self._ranks)
-            raise ValueError(f"expected {ranks} input (got {input.ndim}D input)")
+            raise ValueError(f"[{type(self).__name__}.forward] expected {ranks} input (got {input.ndim}D input)")
         tracked = self.training and self.track_running_stats
         share = 0.0 if self.momentum is None else self.momentum
         if tracked and self.num_batches_tracked is not None:

@@ -100,7 +100,7 @@ class Stateful:
                 module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in self._state_dict_hooks.values():
             if hook(self, destination, prefix, metadata) is not None:
-                raise RuntimeError("state_dict post-hook must return None")
+                raise RuntimeError("[state_dict] state_dict post-hook must return None")
         return destination
 
     # loading
@@ -121,7 +121,7 @@ class Stateful:
         every size mismatch and, if `strict`, every missing and unexpected key.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+            raise TypeError(f"[load_state_dict] Expected state_dict to be dict-like, got {type(state_dict)}.")
         metadata = getattr(state_dict, "_metadata", None)
         state_dict = OrderedDict(state_dict)
         found = _IncompatibleKeys([], [])
@@ -133,7 +133,7 @@ class Stateful:
                     errors.insert(0, f"{what} key(s) in state_dict: " + ", ".join(f'"{k}"' for k in keys) + ". ")
         if errors:
             raise RuntimeError(
-                f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors)
+                f"[load_state_dict] Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors)
             )
         return found
 
@@ -151,7 +151,9 @@ class Stateful:
                 child._load_tree(part, start, metadata, assign, found, errors)
         for hook in self._load_state_dict_post_hooks.values():
             if hook(self, found) is not None:
-                raise AssertionError("Hooks registered with ``register_load_state_dict_post_hook`` are not expected to "
+                raise AssertionError("[load_state_dict] Hooks registered with ``register_load_state_dict_post_hook`` "
+                                     "are not "
+                                     "expected to "
                                      "return new values: change incompatible_keys in place")
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,

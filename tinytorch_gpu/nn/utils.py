@@ -60,7 +60,8 @@ def get_total_norm(tensors, norm_type: float = 2.0, error_if_nonfinite: bool = F
     total = make(xp.asarray(total))
     if error_if_nonfinite and not math.isfinite(float(total)):
         raise RuntimeError(
-            f"The total norm of order {p} for gradients from `parameters` is non-finite, so it cannot be clipped. To "
+            f"[get_total_norm] The total norm of order {p} for gradients from `parameters` is non-finite, so it "
+            "cannot be clipped. To "
             "disable this error and scale the gradients by the non-finite norm anyway, set `error_if_nonfinite=False`"
         )
     return total
@@ -137,7 +138,7 @@ def parameters_to_vector(parameters) -> Tensor:
 def vector_to_parameters(vec: Tensor, parameters) -> None:
     """Set parameters to consecutive pieces of a vector, whose memory they then share."""
     if not isinstance(vec, Tensor):
-        raise TypeError(f"expected Tensor, but got: {type(vec).__name__}")
+        raise TypeError(f"[vector_to_parameters] expected Tensor, but got: {type(vec).__name__}")
     parameters = list(parameters)
     _one_device(parameters)
     start = 0
@@ -149,4 +150,5 @@ def vector_to_parameters(vec: Tensor, parameters) -> None:
 
 def _one_device(parameters):
     if len({p.device for p in parameters}) > 1:
-        raise TypeError("Found two parameters on different devices, this is currently not supported.")
+        raise TypeError("[parameters_to_vector] Found two parameters on different devices, this is currently not "
+                        "supported.")

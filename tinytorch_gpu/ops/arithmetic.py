@@ -1,9 +1,12 @@
 """Arithmetic of two operands, elementwise with broadcasting: add, sub, mul, div, pow, maximum, minimum, ..."""
 from __future__ import annotations
 
+import numpy as np
+
 from .. import ops
 from ..autograd.pointwise import OTHER, Pointwise
 from ..backend import dtypes
+from ..backend.device import backend_of, is_array
 from ..tensor import Tensor, attach
 from .registry import public
 
@@ -23,6 +26,8 @@ class Sub(Pointwise):
 
     __slots__ = ()
     ufunc = "subtract"
+
+    no_bool = "subtraction of bool tensors is not supported: use logical_xor, or ~ to invert"
 
     def backward(node, grad):
         return grad, ops.neg(grad) if node.need(1) else None
@@ -132,6 +137,13 @@ def _pick(grad, tie, lost):
     return ops.where(lost, ops.zeros_like(shared), shared)
 
 
+def _refuse_zero(node, a, b):
+    """Integers have no infinity: a zero divisor raises as in PyTorch, where asking costs no wait for the device."""
+    kind = a.dtype.kind if is_array(a) else b.dtype.kind
+    if kind in "iub" and (not is_array(b) or backend_of(b).type == "cpu") and not np.all(b):
+        raise RuntimeError(f"[{node.name()}] ZeroDivisionError: an integer divisor is 0; convert to float, or mask it")
+
+
 class Remainder(Pointwise):
     """a - b * floor(a / b): the sign of the divisor, as Python's %."""
 
@@ -139,6 +151,7 @@ class Remainder(Pointwise):
 
     def forward(node, a, b):
         node.save(a, b)
+        _refuse_zero(node, a, b)
         with dtypes.quiet():
             return node.xp.remainder(a, b)
 
@@ -155,6 +168,7 @@ class Fmod(Pointwise):
 
     def forward(node, a, b):
         node.save(a, b)
+        _refuse_zero(node, a, b)
         with dtypes.quiet():
             return node.xp.fmod(a, b)
 
@@ -171,6 +185,7 @@ class FloorDivide(Pointwise):
     differentiable = False
 
     def forward(node, a, b):
+        _refuse_zero(node, a, b)
         with dtypes.quiet():
             return node.xp.floor_divide(a, b)
 
@@ -205,22 +220,23 @@ class Lerp(Pointwise):
         return ops.mul(grad, ops.sub(1, weight)), ops.mul(grad, weight), gw
 
 
+def _scaled(x, alpha):
+    return x * alpha if isinstance(x, (bool, int, float, complex)) else Mul.apply(x, alpha)
+
+
 @public(method=["add", "__add__", "__radd__"], inplace=True)
 def add(input, other, *, alpha=1):
     """input + alpha * other, broadcast. As torch.add."""
     if alpha != 1:
-        other = Mul.apply(other, alpha)
+        other = _scaled(other, alpha)
     return Add.apply(input, other)
 
 
 @public(method=["sub", "__sub__", "subtract"], inplace=True)
 def sub(input, other, *, alpha=1):
     """input - alpha * other, broadcast. As torch.sub. Raises: RuntimeError for booleans."""
-    for x in (input, other):
-        if isinstance(x, Tensor) and x.dtype is dtypes.bool_:
-            raise RuntimeError("[sub] subtraction of bool tensors is not supported: use logical_xor, or ~ to invert")
     if alpha != 1:
-        other = Mul.apply(other, alpha)
+        other = _scaled(other, alpha)
     return Sub.apply(input, other)
 
 

@@ -11,7 +11,7 @@ from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .data import number
-from .indexing import Index, Slice, is_trivial, kept, on_device, parse, prepare, scatter_rows
+from .indexing import Index, Slice, is_trivial, kept, parse, prepare, same_device, scatter_rows
 from .registry import public
 from .shape import dim_of, shape_of
 
@@ -193,7 +193,7 @@ def _along(op, input, dim, index, checked=True):
         raise IndexError(f"[{op}] index is supposed to be a vector, got {index.ndim} dimensions")
     d = dim_of(op, dim, x.ndim)
     backend = backend_of(x)
-    index = on_device(index.reshape(-1), backend, x)
+    index = same_device(op, index, x).reshape(-1)
     n = x.shape[d] if x.ndim else 1
     if backend.type == "cpu" and index.size and (index.min() < 0 or index.max() >= n):
         bad = index[(index < 0) | (index >= n)].flat[0]
@@ -291,7 +291,7 @@ def _mask(op, input, mask):
     raw = array_of(mask)
     if raw.dtype != np.bool_:
         raise RuntimeError(f"[{op}] only supports boolean masks, got {raw.dtype}: compare or use .bool()")
-    return on_device(raw, backend_of(array_of(input)), array_of(input))
+    return same_device(op, raw, array_of(input))
 
 
 def _watched_mask(op, input, mask):

@@ -1,6 +1,8 @@
 """Comparison, logic and selection: eq ... ge, logical_*, bitwise_*, isnan ..., where, clamp."""
 from __future__ import annotations
 
+import numpy as np
+
 from .. import ops
 from ..autograd.operator import array_of
 from ..autograd.pointwise import Pointwise
@@ -8,6 +10,8 @@ from ..backend import dtypes
 from ..backend.device import xp_of
 from ..tensor import Tensor, attach
 from .registry import public
+
+_REAL = np.dtype(np.bool_)
 
 
 class _Compare(Pointwise):
@@ -19,7 +23,7 @@ class _Compare(Pointwise):
 
 def _binary(name, ufunc, methods, doc, operator_base=_Compare, inplace=False):
     cls = type(operator_base)("".join(w.capitalize() for w in name.split("_")), (operator_base,), {
-        "__slots__": (), "ufunc" if operator_base is _Compare else "function": ufunc, "__module__": __name__,
+        "__slots__": (), "function" if operator_base is _Logical else "ufunc": ufunc, "__module__": __name__,
         "__doc__": doc,
     })
 
@@ -32,6 +36,19 @@ def _binary(name, ufunc, methods, doc, operator_base=_Compare, inplace=False):
     return public(f, method=methods, inplace=inplace)
 
 
+class _Order(_Compare):
+    """Complex numbers have no order; NumPy compares their parts."""
+
+    __slots__ = ()
+
+    @classmethod
+    def apply(cls, *args):
+        for a in args:
+            if a.__class__ is complex or getattr(getattr(a, "_array", a), "dtype", _REAL).kind == "c":
+                raise NotImplementedError(f"[{cls.__name__}] not implemented for complex numbers: compare abs()")
+        return super().apply(*args)
+
+
 class _Logical(_Compare):
     """Operands count as true where they are not 0. CuPy's logical functions take no complex numbers."""
 
@@ -42,10 +59,10 @@ class _Logical(_Compare):
         return getattr(node.xp, node.function)(*truth)
 
 
-lt = _binary("lt", "less", ["lt", "__lt__", "less"], "input < other.")
-le = _binary("le", "less_equal", ["le", "__le__", "less_equal"], "input <= other.")
-gt = _binary("gt", "greater", ["gt", "__gt__", "greater"], "input > other.")
-ge = _binary("ge", "greater_equal", ["ge", "__ge__", "greater_equal"], "input >= other.")
+lt = _binary("lt", "less", ["lt", "__lt__", "less"], "input < other.", _Order)
+le = _binary("le", "less_equal", ["le", "__le__", "less_equal"], "input <= other.", _Order)
+gt = _binary("gt", "greater", ["gt", "__gt__", "greater"], "input > other.", _Order)
+ge = _binary("ge", "greater_equal", ["ge", "__ge__", "greater_equal"], "input >= other.", _Order)
 eq = _binary("eq", "equal", ["eq"], "input == other.")
 ne = _binary("ne", "not_equal", ["ne", "not_equal"], "input != other.")
 logical_and = _binary("logical_and", "logical_and", True, "Both are not 0.", _Logical)
@@ -114,7 +131,12 @@ class Isfinite(_Compare):
 
 @public(method=["bitwise_not", "__invert__"])
 def bitwise_not(input):
-    """The inverted bits of integers, the logical not of booleans. As torch.bitwise_not."""
+    """The inverted bits of integers, the logical not of booleans. As torch.bitwise_not.
+
+    Raises: TypeError for floating and complex tensors.
+    """
+    if array_of(input).dtype.kind not in "iub":
+        raise TypeError(f"[bitwise_not] ~ is for integers and booleans, got {array_of(input).dtype}: compare first")
     return BitwiseNot.apply(input)
 
 
@@ -258,7 +280,7 @@ def clamp(input, min=None, max=None):
     if min is None and max is None:
         raise RuntimeError("[clamp] at least one of 'min' or 'max' must not be None")
     if array_of(input).dtype.kind == "c":
-        raise RuntimeError("[clamp] not implemented for complex tensors: they have no order")
+        raise NotImplementedError("[clamp] not implemented for complex tensors: they have no order")
     return Clamp.apply(input, min, max)
 
 

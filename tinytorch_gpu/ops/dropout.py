@@ -52,6 +52,9 @@ def _drop(name, input, p, training, inplace, mask_shape):
         raise ValueError(f"[{name}] dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0:
         return input
+    if array_of(input).dtype.kind in "iub":
+        raise RuntimeError(f"[{name}] expected a floating point or complex tensor, got "
+                           f"{array_of(input).dtype}: convert with .float()")
     params = {"p": p, "mask_shape": mask_shape, "seed_offset": reserve(array_of(input), mask_shape)}
     if inplace:
         return Dropout.inplace(input, **params)

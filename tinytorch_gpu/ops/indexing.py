@@ -272,6 +272,17 @@ def on_device(index, backend, x):
     return backend.from_host(index, backend.device_of(x).index)
 
 
+def same_device(op, other, x):
+    """`other`, which must live where `x` does; a host number (0-d) is moved there, as in PyTorch."""
+    here, backend = backend_of(other), backend_of(x)
+    if here is backend:
+        return other
+    if other.ndim == 0 and here.type == "cpu":
+        return backend.from_host(other, backend.device_of(x).index)
+    raise RuntimeError(f"[{op}] expected all tensors to be on the same device, but found {backend.device_of(x)} and "
+                       f"{here.device_of(other)}: move one with .to(device)")
+
+
 def _check_mask(mask, shape, axis):
     for i, n in enumerate(mask.shape):
         if n != shape[axis + i]:

@@ -1,9 +1,9 @@
 """Several tensors into one and back: cat, stack, hstack, split, chunk, unbind, narrow, select, atleast_*."""
 from __future__ import annotations
 
+from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
-from .. import ops
 from .indexing import Slice
 from .registry import public
 from .shape import dim_of, shape_of

@@ -132,6 +132,8 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", we
     As torch.nn.functional.mse_loss. Raises: ValueError for an unknown reduction or a weight of another shape.
     """
     real_only("mse_loss", array_of(input))
+    if array_of(input).dtype.kind in "iub" and array_of(target).dtype.kind in "iub":
+        raise NotImplementedError(f"[mse_loss] not implemented for {array_of(input).dtype}: convert with .float()")
     reduction = reduction_of("mse_loss", reduction, size_average, reduce)
     return _distance(MSELoss, "mse_loss", input, target, reduction, weight)
 

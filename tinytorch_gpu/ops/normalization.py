@@ -11,6 +11,7 @@ import math
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes
+from ..backend.device import xp_of
 from .axes import real_only
 from .registry import public
 from .sums import along_rows, kept_sum, sum_leading, weighted_rows
@@ -226,7 +227,8 @@ def _channels_fit(name, array, **others):
 def _floating(name, array):
     real_only(name, array)
     if array.dtype.kind in "biu":
-        raise RuntimeError(f"[{name}] not implemented for {dtypes.of(array).name}: the input must be floating point")
+        raise NotImplementedError(f"[{name}] not implemented for {dtypes.of(array).name}: the input must be floating "
+                                  "point")
 
 
 def _last(name, array, normalized_shape, center, eps):
@@ -301,7 +303,11 @@ def batch_norm(
             raise RuntimeError(f"[{name}] Expected running_mean and running_var to be defined when training=False")
         return _by_running(input, running_mean, running_var, weight, bias, eps, affine)
     count = batch * inner
-    if count <= 1:
+    if count == 0:  # an empty batch has no statistics: the running ones stay, as in PyTorch
+        xp = xp_of(array)
+        kind = array.dtype
+        return _by_running(input, xp.zeros(channels, kind), xp.ones(channels, kind), weight, bias, eps, affine)
+    if count == 1:
         raise ValueError(f"[{name}] Expected more than 1 value per channel when training, got input size "
                          f"{list(array.shape)}")
     over = (0, *range(2, array.ndim))

@@ -18,6 +18,7 @@ class Neg(Pointwise):
 
     __slots__ = ()
     ufunc = "negative"
+    no_bool = "negation of a bool tensor is not supported: use logical_not or ~"
 
     def backward(node, grad):
         return ops.neg(grad)
@@ -322,8 +323,6 @@ trunc = unary(Trunc, "trunc", "The integer part, in the input's dtype.", ["trunc
 @public(method=["neg", "__neg__", "negative"], inplace=True)
 def neg(input):
     """-input. As torch.neg. Raises: RuntimeError for booleans."""
-    if isinstance(input, Tensor) and input.dtype is dtypes.bool_:
-        raise RuntimeError("[neg] negation of a bool tensor is not supported: use logical_not or ~")
     return Neg.apply(input)
 
 
@@ -356,9 +355,10 @@ def square(input):
 @public(method=["conj", "conj_physical"])
 def conj(input):
     """The complex conjugate; a real input comes back as it is. As torch.conj."""
-    if input.__class__ in (int, float, bool, complex):
+    dtype = getattr(input._array if isinstance(input, Tensor) else input, "dtype", None)
+    if dtype is None:
         return input.conjugate()
-    return Conj.apply(input) if array_of(input).dtype.kind == "c" else input
+    return Conj.apply(input) if dtype.kind == "c" else input
 
 
 @public(method=["round"], inplace=True)

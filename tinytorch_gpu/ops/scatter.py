@@ -8,7 +8,7 @@ from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from . import segments
-from .indexing import SliceBackward, in_range, kept, on_device
+from .indexing import SliceBackward, in_range, kept, same_device
 from .registry import public
 from .shape import dim_of, shape_of
 
@@ -137,11 +137,11 @@ def _index(op, x, dim, index, source=None, limit=True):
             raise RuntimeError(f"[{op}] size does not match at dimension {i} expected index {list(index.shape)} to be "
                                f"no larger than src {list(source.shape)}")
     backend = backend_of(x)
-    index = on_device(index, backend, x)
+    index = same_device(op, index, x)
     n = x.shape[d] if x.ndim else 1
     if backend.type == "cpu" and index.size and (index.min() < 0 or index.max() >= n):
         bad = index[(index < 0) | (index >= n)].flat[0]
-        raise IndexError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
+        raise RuntimeError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
     return d, index
 
 
@@ -240,7 +240,7 @@ def _wrapped(op, input, index, dim):
         raise RuntimeError(f"[{op}] expected dtype int64 for the index, got {index.dtype}")
     n = x.size if dim is None else x.shape[dim]
     backend = backend_of(x)
-    index = on_device(index, backend, x)
+    index = same_device(op, index, x)
     in_range(op, index, n, dim or 0, backend)
     return (backend.xp.where(index < 0, index + n, index)).reshape(-1 if dim is None else index.shape)
 

@@ -144,7 +144,7 @@ def scatter_reduce(input, dim, index, src, reduce, *, include_self=True):
     """`input` reduced with src at `index` along `dim`: sum, prod, mean, amax or amin. As torch.scatter_reduce.
 
     `include_self=False`: places on which something lands forget their own value.
-    Raises: RuntimeError for an unknown reduction, shapes or dtypes that do not fit; IndexError out of range.
+    Raises: RuntimeError for an unknown reduction, shapes or dtypes that do not fit, an index out of range.
     """
     return _reduced(input, dim, index, src, reduce, include_self)
 

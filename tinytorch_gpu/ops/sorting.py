@@ -11,7 +11,7 @@ from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor
 from . import segments
-from .indexing import on_device
+from .indexing import same_device
 from .registry import public
 from .scatter import GatherBackward
 from .shape import dim_of, shape_of
@@ -229,7 +229,7 @@ def searchsorted(sorted_sequence, input, *, out_int32=False, right=False, side=N
     line, number = array_of(sorted_sequence), not hasattr(input, "dtype")
     backend = backend_of(line)
     xp = backend.xp
-    values = xp.asarray(input, dtype=line.dtype) if number else on_device(array_of(input), backend, line)
+    values = xp.asarray(input, dtype=line.dtype) if number else same_device("searchsorted", array_of(input), line)
     if values.dtype != line.dtype:
         raise RuntimeError(f"[searchsorted] input value tensor and sorted sequence should have same dtype, got "
                            f"{values.dtype} and {line.dtype}")
@@ -269,7 +269,7 @@ def bincount(input, weights=None, minlength=0):
     if weights is None:
         counts = xp.bincount(x.astype(np.int64, copy=False), minlength=minlength)
         return _out(input, counts.astype(np.int64, copy=False))
-    w = on_device(array_of(weights), backend_of(x), x)
+    w = same_device("bincount", array_of(weights), x)
     if w.shape != x.shape:
         raise RuntimeError(f"[bincount] weights should be 1-d and have the same length as input, got {list(w.shape)} "
                            f"and {list(x.shape)}")

@@ -54,7 +54,8 @@ class Adam(Optimizer):
         check_nonnegative(eps, "epsilon value")
         for i, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+                raise ValueError(f"[{type(self).__name__}] Invalid beta parameter at index {i}: {beta}, must be in "
+                                 "[0, 1)")
         check_nonnegative(weight_decay, "weight_decay value")
         check_implementation(type(self).__name__, foreach=foreach, fused=fused, differentiable=differentiable,
                              capturable=capturable)

@@ -87,13 +87,14 @@ class Optimizer:
         self._init_hooks()
         if isinstance(params, Tensor):
             raise TypeError(
-                "params argument given to the optimizer should be an iterable of Tensors or dicts, but got Tensor"
+                f"[{type(self).__name__}] params argument given to the optimizer should be an iterable of Tensors or "
+                "dicts, but got Tensor"
             )
         self.state: defaultdict = defaultdict(dict)
         self.param_groups: list[dict] = []
         groups = list(params)
         if not groups:
-            raise ValueError("optimizer got an empty parameter list")
+            raise ValueError(f"[{type(self).__name__}] optimizer got an empty parameter list: pass module.parameters()")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -156,13 +157,15 @@ class Optimizer:
         non-leaf tensors, a parameter in two groups, or a missing required option.
         """
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+            raise TypeError(f"[{type(self).__name__}.add_param_group] param_group must be a dict, but got "
+                            f"{type(param_group)}")
         params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
         elif isinstance(params, set):
             raise TypeError(
-                "optimizer parameters need to be organized in ordered collections, but the ordering of tensors in "
+                f"[{type(self).__name__}.add_param_group] optimizer parameters need to be organized in ordered "
+                "collections, but the ordering of tensors in "
                 "sets will change between runs. Please use a list instead."
             )
         params = list(params)
@@ -172,17 +175,20 @@ class Optimizer:
             params = [p for _, p in params]
         for p in params:
             if not isinstance(p, Tensor):
-                raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}")
+                raise TypeError(f"[{type(self).__name__}.add_param_group] optimizer can only optimize Tensors, but "
+                                f"one of the params is {type(p).__name__}")
             if not self.defaults.get("differentiable", False) and not p.is_leaf:
-                raise ValueError("can't optimize a non-leaf Tensor")
+                raise ValueError(f"[{type(self).__name__}.add_param_group] can't optimize a non-leaf Tensor: "
+                                 "pass the leaf that it was computed from, or detach().requires_grad_()")
         if len({id(p) for p in params}) != len(params):
             raise ValueError("[add_param_group] a parameter appears twice in one group: pass each parameter once")
         known = {id(p) for group in self.param_groups for p in group["params"]}
         if any(id(p) in known for p in params):
-            raise ValueError("some parameters appear in more than one parameter group")
+            raise ValueError(f"[{type(self).__name__}.add_param_group] some parameters appear in more than one "
+                             "parameter group")
         if self.param_groups and ("param_names" in self.param_groups[0]) != bool(names):
             raise ValueError(
-                "all optimizer param groups should be with/without names. "
+                f"[{type(self).__name__}.add_param_group] all optimizer param groups should be with/without names. "
                 f"cannot add param group {'with' if names else 'without'} names to the optimizer"
             )
         group = {**param_group, "params": params}
@@ -190,7 +196,8 @@ class Optimizer:
             group["param_names"] = names
         for name, default in self.defaults.items():
             if default is required and name not in group:
-                raise ValueError(f"parameter group didn't specify a value of required optimization parameter {name}")
+                raise ValueError(f"[{type(self).__name__}.add_param_group] parameter group didn't specify a value of "
+                                 f"required optimization parameter {name}")
             group.setdefault(name, default)
         self.param_groups.append(group)
 
@@ -223,10 +230,12 @@ class Optimizer:
                 state_dict = changed
         groups, saved = self.param_groups, deepcopy(state_dict["param_groups"])
         if len(groups) != len(saved):
-            raise ValueError("loaded state dict has a different number of parameter groups")
+            raise ValueError(f"[{type(self).__name__}.load_state_dict] loaded state dict has a different number of "
+                             "parameter groups")
         if any(len(g["params"]) != len(s["params"]) for g, s in zip(groups, saved, strict=True)):
             raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+                f"[{type(self).__name__}.load_state_dict] loaded state dict contains a parameter group that doesn't "
+                "match the size of optimizer's group"
             )
         by_index = dict(zip(
             chain.from_iterable(s["params"] for s in saved),

@@ -7,16 +7,16 @@ __all__ = ["check_nonnegative", "check_implementation"]
 def check_nonnegative(value, name) -> None:
     """Raises: ValueError unless value >= 0."""
     if not 0.0 <= value:
-        raise ValueError(f"Invalid {name}: {value}")
+        raise ValueError(f"[optim] Invalid {name}: {value}, must be 0 or more")
 
 
 def check_implementation(name, *, foreach, fused, differentiable, capturable=False) -> None:
     """Options that choose how PyTorch computes. Raises: RuntimeError for contradictions, NotImplementedError for
     what changes the meaning and does not exist here."""
     if fused and differentiable:
-        raise RuntimeError("`fused` does not support `differentiable`")
+        raise RuntimeError("[optim] `fused` does not support `differentiable`")
     if fused and foreach:
-        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        raise RuntimeError("[optim] `fused` and `foreach` cannot be `True` together.")
     if differentiable:
         raise NotImplementedError(f"[{name}] differentiable=True is not implemented: a step is not recorded")
     if capturable:

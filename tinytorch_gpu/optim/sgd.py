@@ -59,7 +59,8 @@ class SGD(Optimizer):
         check_nonnegative(momentum, "momentum value")
         check_nonnegative(weight_decay, "weight_decay value")
         if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+            raise ValueError(f"[SGD] Nesterov momentum requires a momentum and zero dampening, got {momentum} and "
+                             f"{dampening}")
         check_implementation("SGD", foreach=foreach, fused=fused, differentiable=differentiable)
         super().__init__(params, dict(
             lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,

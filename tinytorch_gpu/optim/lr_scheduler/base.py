@@ -20,14 +20,16 @@ class LRScheduler:
 
     def __init__(self, optimizer, last_epoch: int = -1):
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+            raise TypeError(f"[{type(self).__name__}] {type(optimizer).__name__} is not an Optimizer: the optimizer "
+                            "comes first")
         self.optimizer = optimizer
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
             elif "initial_lr" not in group:
                 raise KeyError(
-                    f"param 'initial_lr' is not specified in param_groups[{i}] when resuming scheduler with "
+                    f"[{type(self).__name__}] param 'initial_lr' is not specified in param_groups[{i}] when resuming "
+                    "scheduler with "
                     "last_epoch >= 0: load the optimizer's state first"
                 )
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]

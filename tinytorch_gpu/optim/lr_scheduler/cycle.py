@@ -55,11 +55,12 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def __init__(self, optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
         if not isinstance(T_0, int) or T_0 <= 0:
-            raise ValueError(f"Expected positive integer T_0, but got {T_0}")
+            raise ValueError(f"[CosineAnnealingWarmRestarts] Expected positive integer T_0, but got {T_0}")
         if not isinstance(T_mult, int) or T_mult < 1:
-            raise ValueError(f"Expected integer T_mult >= 1, but got {T_mult}")
+            raise ValueError(f"[CosineAnnealingWarmRestarts] Expected integer T_mult >= 1, but got {T_mult}")
         if not isinstance(eta_min, (float, int)):
-            raise ValueError(f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}")
+            raise ValueError(f"[CosineAnnealingWarmRestarts] Expected float or int eta_min, but got {eta_min} of type "
+                             f"{type(eta_min)}")
         self.T_0, self.T_i, self.T_mult, self.eta_min, self.T_cur = T_0, T_0, T_mult, eta_min, last_epoch
         super().__init__(optimizer, last_epoch)
 
@@ -80,7 +81,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
                 self.T_cur %= self.T_i
                 self.T_i *= self.T_mult
         elif epoch < 0:
-            raise ValueError(f"Expected non-negative epoch, but got {epoch}")
+            raise ValueError(f"[CosineAnnealingWarmRestarts.step] Expected non-negative epoch, but got {epoch}")
         elif epoch < self.T_0:
             self.T_i, self.T_cur = self.T_0, epoch
         elif self.T_mult == 1:
@@ -101,7 +102,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 def _per_group(name, optimizer, value):
     if isinstance(value, (list, tuple)):
         if len(value) != len(optimizer.param_groups):
-            raise ValueError(f"{name} must have the same length as optimizer.param_groups. {name} has {len(value)} "
+            raise ValueError(f"[lr_scheduler] {name} must have the same length as optimizer.param_groups. {name} has "
+                             f"{len(value)} "
                              f"values, param_groups has {len(optimizer.param_groups)}.")
         return value
     return [value] * len(optimizer.param_groups)
@@ -118,18 +120,19 @@ class OneCycleLR(LRScheduler):
                  anneal_strategy="cos", cycle_momentum=True, base_momentum=0.85, max_momentum=0.95, div_factor=25.0,
                  final_div_factor=1e4, three_phase=False, last_epoch=-1):
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+            raise TypeError(f"[OneCycleLR] {type(optimizer).__name__} is not an Optimizer: the optimizer comes first")
         if total_steps is None and (epochs is None or steps_per_epoch is None):
-            raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+            raise ValueError("[OneCycleLR] You must define either total_steps OR (epochs AND steps_per_epoch)")
         lengths = dict(total_steps=total_steps) if total_steps is not None else dict(
             epochs=epochs, steps_per_epoch=steps_per_epoch)
         for name, value in lengths.items():
             if not isinstance(value, int) or value <= 0:
-                raise ValueError(f"Expected positive integer {name}, but got {value}")
+                raise ValueError(f"[OneCycleLR] Expected positive integer {name}, but got {value}")
         if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
-            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+            raise ValueError(f"[OneCycleLR] Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+            raise ValueError("[OneCycleLR] anneal_strategy must be one of 'cos' or 'linear', instead got "
+                             f"{anneal_strategy}")
         self.optimizer = optimizer
         self.total_steps = math.prod(lengths.values())
         self._anneal_func_type = anneal_strategy
@@ -142,7 +145,8 @@ class OneCycleLR(LRScheduler):
         self.cycle_momentum = cycle_momentum
         if cycle_momentum:
             if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-                raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
+                raise ValueError("[OneCycleLR] optimizer must support momentum or beta1 with `cycle_momentum` option "
+                                 "enabled")
             self.use_beta1 = "betas" in optimizer.defaults
             high = _per_group("max_momentum", optimizer, max_momentum)
             low = _per_group("base_momentum", optimizer, base_momentum)
@@ -162,7 +166,8 @@ class OneCycleLR(LRScheduler):
         """The rate of this step's phase; sets the momentum beside it."""
         self._check_caller()
         if self.last_epoch > self.total_steps:
-            raise ValueError(f"Tried to step {self.last_epoch} times. The specified number of total steps is "
+            raise ValueError(f"[OneCycleLR.get_lr] Tried to step {self.last_epoch} times. The specified number of "
+                             "total steps is "
                              f"{self.total_steps}")
         anneal = _cosine if self._anneal_func_type == "cos" else _linear
         start = 0.0

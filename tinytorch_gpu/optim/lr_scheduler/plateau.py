@@ -19,17 +19,18 @@ class ReduceLROnPlateau(LRScheduler):
     def __init__(self, optimizer, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel",
                  cooldown=0, min_lr=0, eps=1e-8):
         if factor >= 1.0:
-            raise ValueError("Factor should be < 1.0.")
+            raise ValueError(f"[ReduceLROnPlateau] Factor should be < 1.0., got {factor}")
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+            raise TypeError(f"[ReduceLROnPlateau] {type(optimizer).__name__} is not an Optimizer: the optimizer comes "
+                            "first")
         if mode not in ("min", "max"):
-            raise ValueError(f"mode {mode} is unknown!")
+            raise ValueError(f"[ReduceLROnPlateau] mode {mode} is unknown!")
         if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"threshold mode {threshold_mode} is unknown!")
+            raise ValueError(f"[ReduceLROnPlateau] threshold mode {threshold_mode} is unknown!")
         groups = len(optimizer.param_groups)
         if isinstance(min_lr, (list, tuple)):
             if len(min_lr) != groups:
-                raise ValueError(f"expected {groups} min_lrs, got {len(min_lr)}")
+                raise ValueError(f"[ReduceLROnPlateau] expected {groups} min_lrs, got {len(min_lr)}")
             self.min_lrs = list(min_lr)
         else:
             self.min_lrs = [min_lr] * groups
@@ -66,7 +67,8 @@ class ReduceLROnPlateau(LRScheduler):
     def _reduce(self):
         groups = self.optimizer.param_groups
         if len(groups) != len(self.min_lrs):
-            raise RuntimeError(f"The number of param groups in the optimizer ({len(groups)}) differs from when "
+            raise RuntimeError(f"[ReduceLROnPlateau] The number of param groups in the optimizer ({len(groups)}) "
+                               "differs from when "
                                f"ReduceLROnPlateau was initialized ({len(self.min_lrs)}): extend min_lrs")
         for group, floor in zip(groups, self.min_lrs, strict=True):
             old = float(group["lr"])

@@ -18,18 +18,21 @@ class SequentialLR(LRScheduler):
     def __init__(self, optimizer, schedulers, milestones, last_epoch: int = -1):
         name = type(self).__name__
         if len(schedulers) < 1:
-            raise ValueError(f"{name} expects at least one scheduler, but got no scheduler.")
+            raise ValueError(f"[{name}] expects at least one scheduler, but got no scheduler.")
         for i, each in enumerate(schedulers):
             if not hasattr(each, "optimizer"):
-                raise TypeError(f"{name} at index {i} should have `optimizer` as its attribute.")
+                raise TypeError(f"[{name}] at index {i} should have `optimizer` as its attribute.")
             if isinstance(each, ReduceLROnPlateau):
-                raise ValueError(f"{name} does not support `ReduceLROnPlateau` scheduler as it requires additional "
+                raise ValueError(f"[{name}] does not support `ReduceLROnPlateau` scheduler as it "
+                                 "requires additional "
                                  f"kwargs to be specified when calling `step`, but got one at index {i}")
             if each.optimizer is not optimizer:
-                raise ValueError(f"{name} expects all schedulers to belong to the same optimizer, but got scheduler "
+                raise ValueError(f"[{name}] expects all schedulers to belong to the same optimizer, but "
+                                 "got scheduler "
                                  f"{type(each).__name__} at index {i} of another one")
         if len(milestones) != len(schedulers) - 1:
-            raise ValueError("Sequential Schedulers expects number of schedulers provided to be one more than the "
+            raise ValueError("[SequentialLR] Sequential Schedulers expects number of schedulers provided to be one "
+                             "more than the "
                              f"number of milestone points, but got number of schedulers {len(schedulers)} and the "
                              f"number of milestones to be equal to {len(milestones)}")
         self.optimizer = optimizer
