@@ -81,6 +81,7 @@ class MemoryPool:
     def __init__(self):
         self._lock = threading.RLock()  # reentrant: a collection inside `malloc` may free a block
         self._free: dict[int, list] = {}
+        self._live: dict[int, int] = {}  # bytes asked for, by address
         self._used = 0
         self._held = 0
         self._peak = 0
@@ -109,6 +110,7 @@ class MemoryPool:
                 ptr = address + offset
                 block = block[offset : offset + size]
                 self._held += size
+            self._live[ptr] = nbytes
             self._used += size
             if self._used > self._peak:
                 self._peak = self._used
@@ -124,9 +126,15 @@ class MemoryPool:
     def _release(self, block, ptr, size):
         with self._lock:
             self._used -= size
+            self._live.pop(ptr, None)
             self._free.setdefault(size, []).append((block, ptr))
             if self._held - self._used > IDLE_BYTES:
                 self.free_all_blocks()
+
+    def live_blocks(self) -> dict[int, int]:
+        """Bytes of every allocation that is alive, by its address."""
+        with self._lock:
+            return dict(self._live)
 
     def free_all_blocks(self, stream=None) -> None:
         if stream is not None:

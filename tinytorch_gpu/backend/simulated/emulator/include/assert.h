@@ -1,0 +1,1 @@
+// assert() comes with the language header.

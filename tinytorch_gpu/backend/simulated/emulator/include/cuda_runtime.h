@@ -1,0 +1,2 @@
+// The language header has it all.
+#pragma once
