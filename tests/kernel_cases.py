@@ -1,6 +1,6 @@
-"""The kernels of the library against float64 formulas: one function per family, and the `__global__` names it covers.
+"""The kernels of the library against float64 formulas, and the `__global__` names that each case covers.
 
-A case is `case(bench, dtype)`: it makes inputs with `bench.put`, runs a launcher of `tinytorch_gpu.backend.kernel_*` and
+A case is `case(bench, dtype)`: it makes inputs with `bench.put`, runs launchers of `tinytorch_gpu.backend.kernel_*`, and
 compares with `bench.same(result, float64 reference)`. Every `__global__` of kernels/ must be covered by a line of
 CASES, or the suite fails. Sizes: around the 8 elements of a thread and the 2048 of a block, odd ones, unaligned
 starts, rows of less and more than a warp, of no multiple of 32, of several trips of a whole block.
@@ -29,6 +29,7 @@ class Bench:
 
     def __init__(self, backend, rng):
         self.backend, self.rng, self.compared = backend, rng, 0
+        self.quick = False  # fewer sizes, for the slow check build
 
     def put(self, array, offset=0):
         """The array on the device, its first element `offset` elements behind an aligned address."""
@@ -56,8 +57,9 @@ class Bench:
             good = (apart <= room) | (np.isnan(wide) & np.isnan(want)) | (wide == want)
         if not good.all():
             worst = np.unravel_index(np.argmax(np.where(good, -1, np.nan_to_num(apart, nan=1e30))), good.shape)
+            allowed = np.broadcast_to(room, good.shape)[worst]
             raise AssertionError(f"{what}: {(~good).sum()} of {good.size} are wrong, the worst at {worst}: got "
-                                 f"{wide[worst]!r}, expected {want[worst]!r} +- {np.broadcast_to(room, good.shape)[worst]}")
+                                 f"{wide[worst]!r}, expected {want[worst]!r} +- {allowed}")
         self.compared += 1
 
 
@@ -118,7 +120,7 @@ def activations(bench, dtype):
 
 
 def activations_of_extremes(bench, dtype):
-    """Infinities, NaN and the dtype's largest values: the limits of the functions, never a NaN of the formula's making."""
+    """NaN and the dtype's largest values: the limits of the functions, never a NaN of the formula's making."""
     top = float(ml_dtypes.finfo(dtype).max)
     host = np.array([top, -top, 40, -40, 0.0, -0.0, np.nan, 1e-30], dtype)
     for kind, name in enumerate(("gelu", "gelu_tanh", "relu", "silu")):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..backend import dtypes
 from ..backend.device import _by_class, is_array, xp_of
+from ..backend.kernel import kernels_enabled, use_kernels
 from ..tensor import Tensor, attach, make
 from . import gradients, modes
 from .anomaly import explain, nan_message
@@ -56,6 +57,9 @@ def _call_hooks(hooks, value, as_tensor_name):
 def run(roots, create_graph, keep_graph, targets=None):
     """Propagate `roots`, [(edge, gradient)], into the leaves; with `targets`, edges, return {(node, output): gradient}
     of those and leave the leaves alone."""
+    if create_graph and kernels_enabled():  # what is recorded is the formula, not a kernel
+        with use_kernels(False):
+            return run(roots, create_graph, keep_graph, targets)
     buffers, heap = {}, []  # node -> gradient, or a list of them for a node with several outputs
     for edge, value in roots:
         _deliver(buffers, heap, edge, value)

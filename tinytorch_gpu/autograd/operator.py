@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import dtypes
-from ..backend.device import _by_class, is_array
+from ..backend.device import _by_class, is_array, xp_of
 from ..tensor import INFERENCE, Tensor, Version, make
 from . import modes
 from .anomaly import trace_of
@@ -37,7 +37,10 @@ class Operator(Node):
     Class attributes decide what `apply` does around them:
     `promotion`: None (operands as they are), "common" (PyTorch's result type) or "float" (integers become floating);
     `opmath`: half operands reach forward and backward as float32, and results are rounded once;
-    `view`: the output may share the first input's memory; `differentiable`: False records nothing.
+    `view`: the output may share the first input's memory; `differentiable`: False records nothing;
+    `fused`: forward by a kernel, `fused(node, *arrays, **params)` on the operands as they are given, or None where the
+    kernel does not fit; it saves what forward saves. `widens`: the backward is one operator that takes half types as
+    they are, so that after a fused forward nothing needs to be widened for it.
     """
 
     __slots__ = ("xp", "wanted", "_saved", "_owners", "_versions", "_refs", "_tensors", "_unpack", "_widen")
@@ -46,6 +49,8 @@ class Operator(Node):
     no_bool: str | None = None  # why boolean operands are refused
     view = False
     differentiable = True
+    fused = None
+    widens = False
     materialize = True  # missing gradients of an operator with several outputs arrive as zeros
 
     def __init_subclass__(cls, abstract=False, **kwargs):
@@ -108,26 +113,30 @@ class Operator(Node):
         else:
             traced = False
             node.edges = None
-        originals = arrays
-        if cls.promotion is not None or cls.opmath:
-            originals, arrays, narrow = prepare(cls, arrays)
-        else:
-            narrow = None
-            place(cls, arrays)
-        for a in arrays:
-            backend = _by_class.get(a.__class__)
-            if backend is not None:
-                node.xp = backend.xp
-                break
-        else:
-            node.xp = None
-        try:
-            out = node.forward(*arrays, **params)
-        except (ValueError, TypeError) as e:
-            refused = refusal(cls, e, originals)
-            if refused is None:
-                raise
-            raise refused from None
+        originals, narrow, out = arrays, None, None
+        if cls.fused is not None and arrays[0].__class__ is not np.ndarray:
+            node.xp = xp_of(arrays[0])
+            out = node.fused(*arrays, **params)
+        fused = out is not None
+        if not fused:
+            if cls.promotion is not None or cls.opmath:
+                originals, arrays, narrow = prepare(cls, arrays)
+            else:
+                place(cls, arrays)
+            for a in arrays:
+                backend = _by_class.get(a.__class__)
+                if backend is not None:
+                    node.xp = backend.xp
+                    break
+            else:
+                node.xp = None
+            try:
+                out = node.forward(*arrays, **params)
+            except (ValueError, TypeError) as e:
+                refused = refusal(cls, e, originals)
+                if refused is None:
+                    raise
+                raise refused from None
         many = out.__class__ is tuple
         raws = out if many else (out,)
         outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
@@ -143,7 +152,8 @@ class Operator(Node):
             node.order = next_order()
             node.shape, node.dtype = outs[0].shape, outs[0].dtype
             node.metas = tuple([(o.shape, o.dtype) for o in outs]) if many else None
-            node._widen = narrow is not None
+            node._widen = narrow is not None or (
+                fused and cls.opmath and not cls.widens and arrays[0].dtype in HALF)
             if node._saved is not None:
                 node._keep(args, originals, arrays, raws, outs, results)
             node.trace = trace_of(node, args, outs) if modes.anomaly is not None else None

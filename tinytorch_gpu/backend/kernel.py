@@ -21,7 +21,7 @@ import numpy as np
 from .device import CPU, backend_of, device, is_array, probe
 from .kernel_source import C_NAMES, C_TYPES, Signature, read
 
-__all__ = ["Kernel", "LIBRARY", "fits", "ready", "use_kernels", "kernels_enabled", "checking"]
+__all__ = ["Kernel", "LIBRARY", "fits", "ready", "reason", "use_kernels", "kernels_enabled", "checking"]
 
 log = logging.getLogger("tinytorch_gpu")
 OPTIONS = ("-std=c++17",)
@@ -41,9 +41,12 @@ _local = threading.local()
 def kernels_enabled() -> bool:
     """Whether operators may choose kernels here: `use_kernels`, else TINYTORCH_FUSED (1 unless set)."""
     chosen = getattr(_local, "enabled", None)
-    if chosen is not None:
-        return chosen
-    return os.environ.get("TINYTORCH_FUSED", "1").strip() != "0"
+    if chosen is None:
+        wish = os.environ.get("TINYTORCH_FUSED", "1").strip() or "1"
+        if wish not in ("0", "1"):
+            raise ValueError(f"[kernel] TINYTORCH_FUSED must be 0 (formulas only) or 1, got {wish!r}")
+        chosen = _local.enabled = wish == "1"
+    return chosen
 
 
 @contextlib.contextmanager
@@ -86,6 +89,12 @@ def ready(backend) -> bool:
                 log.warning("operators use their formulas: %s", reason)
         _reasons[kind] = reason
     return not _reasons[kind]
+
+
+def reason(backend) -> str:
+    """Why kernels cannot be used with a backend; empty where they can."""
+    ready(backend)
+    return _reasons[backend.type]
 
 
 FLOATS = frozenset(C_TYPES[name] for name in ("float", "__half", "__nv_bfloat16"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 import math
 
 from .. import ops
-from ..autograd.operator import array_of
+from ..autograd.operator import Operator, array_of
 from ..autograd.pointwise import Pointwise
-from ..backend import dtypes
+from ..backend import dtypes, kernel_elementwise
 from .axes import real_only
 from .registry import public
 
@@ -15,6 +15,12 @@ class ReLU(Pointwise):
     """max(x, 0). The output is saved: the next layer saves the same array, so it costs no memory of its own."""
 
     __slots__ = ()
+    widens = True
+
+    def fused(node, x):
+        y = kernel_elementwise.activation(x, kernel_elementwise.RELU)
+        node.save(y)
+        return y
 
     def forward(node, x):
         kind = x.dtype.type
@@ -27,7 +33,24 @@ class ReLU(Pointwise):
 
     def backward(node, grad):
         (y,) = node.saved
-        return ops.mul(grad, array_of(y) > 0)  # where() on random signs is 15 times slower than the product
+        return ReLUBackward.apply(grad, array_of(y))
+
+
+class ReLUBackward(Operator):
+    """grad where the output y is positive; y is a constant."""
+
+    __slots__ = ("y",)
+
+    def fused(node, grad, y):
+        node.y = y
+        return kernel_elementwise.activation_backward(grad, y, kernel_elementwise.RELU)
+
+    def forward(node, grad, y):
+        node.y = y
+        return node.xp.multiply(grad, y > 0)  # where() on random signs is 15 times slower than the product
+
+    def backward(node, h):
+        return ReLUBackward.apply(h, node.y), None
 
 
 class LeakyReLU(Pointwise):
@@ -81,6 +104,11 @@ class SiLU(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    widens = True
+
+    def fused(node, x):
+        node.save(x)
+        return kernel_elementwise.activation(x, kernel_elementwise.SILU)
 
     def forward(node, x):
         node.save(x)
@@ -90,8 +118,34 @@ class SiLU(Pointwise):
 
     def backward(node, grad):
         (x,) = node.saved
+        return SiLUBackward.apply(grad, x)
+
+
+class SiLUBackward(Pointwise):
+    """grad * conj(s (1 + x (1 - s))), s = sigmoid(x)."""
+
+    __slots__ = ()
+
+    def fused(node, grad, x):
+        node.save(grad, x)
+        return kernel_elementwise.activation_backward(grad, x, kernel_elementwise.SILU)
+
+    def forward(node, grad, x):
+        node.save(grad, x)
+        xp = node.xp
+        s = sigmoid_of(xp, x)
+        with dtypes.quiet():
+            slope = xp.subtract(1, s)
+            slope = s * (x * slope + 1)
+            return grad * (xp.conj(slope) if slope.dtype.kind == "c" else slope)
+
+    def backward(node, h):
+        grad, x = node.saved
         s = ops.sigmoid(x)
-        return ops.mul(grad, ops.conj(ops.mul(s, ops.add(ops.mul(x, ops.sub(1, s)), 1))))
+        t = ops.sub(1, s)
+        second = ops.mul(ops.mul(s, t), ops.add(ops.mul(x, ops.sub(t, s)), 2))
+        return (SiLUBackward.apply(h, ops.conj(x)),
+                ops.mul(ops.mul(ops.conj(h), grad), ops.conj(second)))
 
 
 class LogSigmoid(Pointwise):

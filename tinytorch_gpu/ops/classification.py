@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 from .. import ops
-from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..autograd.operator import Operator, array_of, wide
+from ..backend import dtypes, kernel_rows
 from ..backend.device import backend_of
 from ..tensor import Tensor
 from .axes import real_only
@@ -25,9 +25,10 @@ def _classwise(weight, axis, ndim):
 class _Rows:
     """The constants of each row: its target, and how much of it is -log p[target] and how much the sum over classes."""
 
-    __slots__ = ("axis", "target", "kept", "weight", "pick", "rest", "mass", "total")
+    __slots__ = ("axis", "target", "kept", "weight", "pick", "rest", "mass", "total", "given")
 
     def __init__(self, xp, x, target, weight, ignore, smoothing, ignored=True):
+        self.given = target, ignore, smoothing
         self.axis = 1 if x.ndim > 1 else 0
         classes = x.shape[self.axis]
         self.weight = weight
@@ -38,9 +39,10 @@ class _Rows:
             return
         self.kept = target != ignore
         self.target = xp.where(self.kept, target, 0)
-        own = self.kept.astype(x.dtype) if weight is None else weight[self.target] * self.kept
+        dtype = dtypes.accumulation(x.dtype)
+        own = self.kept.astype(dtype) if weight is None else weight[self.target] * self.kept
         self.pick = own * (1 - smoothing) if smoothing else own
-        self.rest = self.kept * x.dtype.type(smoothing / classes) if smoothing else None
+        self.rest = self.kept * dtype.type(smoothing / classes) if smoothing else None
         self.mass = classes if weight is None else weight.sum()
         self.total = own.sum()
 
@@ -66,7 +68,22 @@ class CrossEntropy(Operator):
     """
 
     __slots__ = ("rows", "scale")
-    opmath = True
+    opmath = widens = True
+
+    def fused(node, x, target, weight, ignore, smoothing, reduction, ignored):
+        found = kernel_rows.cross_entropy(x, target, ignore, smoothing) if weight is None else None
+        if found is None:
+            return None
+        loss, total = found
+        rows = node.rows = _Rows(node.xp, x, target, None, ignore, smoothing, ignored)
+        node.save(x, total.reshape(-1, 1))
+        node.scale = rows.share(node.xp) if reduction == "mean" else 1.0
+        if reduction != "none":
+            loss = loss.sum()
+        if reduction == "mean":
+            with dtypes.quiet():
+                loss = loss / rows.total
+        return loss.astype(x.dtype, copy=False)
 
     def forward(node, x, target, weight, ignore, smoothing, reduction, ignored):
         xp = node.xp
@@ -106,11 +123,19 @@ class CrossEntropyBackward(Operator):
     __slots__ = ("rows",)
     opmath = True
 
+    def fused(node, grad, x, total, rows):
+        node.rows = rows
+        node.save(grad, x)
+        if rows.weight is not None or x.ndim != 2:
+            return None
+        return kernel_rows.cross_entropy_backward(wide(grad), x, rows.given[0], total.reshape(-1), *rows.given[1:])
+
     def forward(node, grad, x, total, rows):
         xp = node.xp
         node.rows = rows
         node.save(grad, x)
         axis = rows.axis
+        x = wide(x)  # beside a float32 gradient
         with dtypes.quiet():
             out = xp.subtract(x, total)
             xp.exp(out, out=out)

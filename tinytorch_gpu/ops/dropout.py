@@ -5,7 +5,7 @@ import math
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import random
+from ..backend import kernel_elementwise, random
 from ..backend.device import backend_of
 from .registry import public
 
@@ -18,7 +18,11 @@ def keep_mask(backend, shape, p, seed_offset):
 class Dropout(Operator):
     """x / (1 - p) with probability 1 - p, else 0. Saves (seed, offset)."""
 
-    opmath = True
+    opmath = widens = True
+
+    def fused(node, x, p, mask_shape, seed_offset):
+        node.p, node.mask_shape, node.seed_offset = p, mask_shape, seed_offset
+        return kernel_elementwise.dropout(x, p, seed_offset) if mask_shape == x.shape and p < 1 else None
 
     def forward(node, x, p, mask_shape, seed_offset):
         node.p, node.mask_shape, node.seed_offset = p, mask_shape, seed_offset

@@ -7,7 +7,7 @@ import threading
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..autograd.pointwise import Pointwise
-from ..backend import dtypes, threads
+from ..backend import dtypes, kernel_elementwise, threads
 from ..backend.device import backend_of
 from .axes import real_only
 from .registry import public
@@ -127,6 +127,11 @@ class GELU(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    widens = True
+
+    def fused(node, x):
+        node.save(x)
+        return kernel_elementwise.activation(x, kernel_elementwise.GELU)
 
     def forward(node, x):
         node.save(x)
@@ -143,6 +148,10 @@ class GELUBackward(Operator):
 
     __slots__ = ()
     opmath = True
+
+    def fused(node, grad, x):
+        node.save(grad, x)
+        return kernel_elementwise.activation_backward(grad, x, kernel_elementwise.GELU)
 
     def forward(node, grad, x):
         node.save(grad, x)
@@ -164,6 +173,11 @@ class GELUTanh(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    widens = True
+
+    def fused(node, x):
+        node.save(x)
+        return kernel_elementwise.activation(x, kernel_elementwise.GELU_TANH)
 
     def forward(node, x):
         node.save(x)
@@ -180,6 +194,10 @@ class GELUTanhBackward(Operator):
 
     __slots__ = ()
     opmath = True
+
+    def fused(node, grad, x):
+        node.save(grad, x)
+        return kernel_elementwise.activation_backward(grad, x, kernel_elementwise.GELU_TANH)
 
     def forward(node, grad, x):
         node.save(grad, x)

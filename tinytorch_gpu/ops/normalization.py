@@ -10,7 +10,7 @@ import math
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..backend import dtypes, kernel_rows
 from ..backend.device import xp_of
 from .axes import real_only
 from .registry import public
@@ -60,7 +60,18 @@ class _Normalize(Operator):
     """xhat * weight + bias."""
 
     __slots__ = ("layout",)
-    opmath = True
+    opmath = widens = True
+
+    def fused(node, x, weight, bias, layout, measured=None):
+        if not layout.by_row or measured is not None:
+            return None
+        found = kernel_rows.norm(x, weight, bias, layout.size, layout.eps, layout.center)
+        if found is None:
+            return None
+        node.layout = layout
+        y, mean, r = found
+        node.save(x, weight, mean, r)
+        return y
 
     def forward(node, x, weight, bias, layout, measured=None):
         xp = node.xp
@@ -124,6 +135,16 @@ class NormalizeBackward(Operator):
 
     __slots__ = ("layout",)
     opmath = True
+
+    def fused(node, grad, x, weight=None, *, layout, mean, r):
+        node.save(grad, x, weight)
+        node.layout = layout
+        if not layout.by_row:
+            return None
+        found = kernel_rows.norm_backward(grad, x, weight, mean, r, layout.size, layout.center)
+        if found.__class__ is tuple and found[2] is None:  # RMS norm has no bias
+            return (*found[:2], node.xp.zeros_like(found[1]))
+        return found
 
     def forward(node, grad, x, weight=None, *, layout, mean, r):
         xp = node.xp

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..backend import dtypes, kernel_rows
 from .axes import axis_of, real_only
 from .registry import public
 from .sums import kept_max, kept_sum
@@ -21,8 +21,14 @@ class Softmax(Operator):
     """exp(x) / sum(exp(x)) along `dim`; the output is saved."""
 
     __slots__ = ("dim",)
-    opmath = True
+    opmath = widens = True
     promotion = "float"
+
+    def fused(node, x, dim):
+        node.dim = dim
+        y = kernel_rows.softmax(x) if dim == x.ndim - 1 else None
+        node.save(y)
+        return y
 
     def forward(node, x, dim):
         node.dim = dim
@@ -43,6 +49,11 @@ class SoftmaxAlongBackward(Operator):
 
     __slots__ = ("dim",)
     opmath = True
+
+    def fused(node, grad, y, dim):
+        node.dim = dim
+        node.save(grad, y)
+        return kernel_rows.softmax_backward(grad, y) if dim == y.ndim - 1 else None
 
     def forward(node, grad, y, dim):
         node.dim = dim
@@ -65,8 +76,14 @@ class LogSoftmax(Operator):
     """x - log(sum(exp(x))) along `dim`; the output is saved."""
 
     __slots__ = ("dim",)
-    opmath = True
+    opmath = widens = True
     promotion = "float"
+
+    def fused(node, x, dim):
+        node.dim = dim
+        y = kernel_rows.softmax(x, log=True) if dim == x.ndim - 1 else None
+        node.save(y)
+        return y
 
     def forward(node, x, dim):
         node.dim = dim
@@ -79,7 +96,35 @@ class LogSoftmax(Operator):
 
     def backward(node, grad):
         (y,) = node.saved
-        return ops.sub(grad, ops.mul(ops.exp(y), ops.sum(grad, node.dim, True)))
+        return LogSoftmaxBackward.apply(grad, y, dim=node.dim)
+
+
+class LogSoftmaxBackward(Operator):
+    """grad - exp(y) * sum(grad); from the output y."""
+
+    __slots__ = ("dim",)
+    opmath = True
+
+    def fused(node, grad, y, dim):
+        node.dim = dim
+        node.save(grad, y)
+        return kernel_rows.softmax_backward(grad, y, log=True) if dim == y.ndim - 1 else None
+
+    def forward(node, grad, y, dim):
+        node.dim = dim
+        node.save(grad, y)
+        xp = node.xp
+        with dtypes.quiet():
+            out = xp.exp(y)
+            xp.multiply(out, kept_sum(grad, dim), out=out)
+            return xp.subtract(grad, out, out=out)
+
+    def backward(node, h):
+        grad, y = node.saved
+        p = ops.exp(y)
+        hp = ops.mul(h, p)
+        return (ops.sub(h, ops.sum(hp, node.dim, True)),
+                ops.neg(ops.mul(hp, ops.sum(grad, node.dim, True))))
 
 
 def _along(cls, name, input, dim, dtype):
