@@ -1,6 +1,6 @@
 """The kernels of the library against float64 formulas, and the `__global__` names that each case covers.
 
-A case is `case(bench, dtype)`: it makes inputs with `bench.put`, runs launchers of `tinytorch_gpu.backend.kernel_*`, and
+A case is `case(bench, dtype)`: makes inputs with `bench.put`, runs launchers of `tinytorch_gpu.backend.kernel_*`, and
 compares with `bench.same(result, float64 reference)`. Every `__global__` of kernels/ must be covered by a line of
 CASES, or the suite fails. Sizes: around the 8 elements of a thread and the 2048 of a block, odd ones, unaligned
 starts, rows of less and more than a warp, of no multiple of 32, of several trips of a whole block.

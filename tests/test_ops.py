@@ -31,6 +31,7 @@ from tinytorch_gpu.autograd.pointwise import Pointwise
 from tinytorch_gpu.backend import dtypes
 from tinytorch_gpu.backend.device import backend_for, resolve
 from tinytorch_gpu.backend.device import device as device_class
+from tinytorch_gpu.backend.kernel import use_kernels
 from tinytorch_gpu.tensor import Tensor
 
 HALF = ("float16", "bfloat16")
@@ -236,8 +237,9 @@ def test_backward_and_create_graph_are_bit_equal(case, name, rng):
     arrays = case.draw(rng, name)
     inputs = our_inputs(case, arrays)
     given = cotangents(rng, differentiable(case.fn(ours, *inputs)))
-    plain = our_gradients(case, inputs, given)
-    graph = our_gradients(case, inputs, given, create_graph=case.order2)
+    with use_kernels(False):  # a kernel's last digits are its own; here the two readings of one formula are compared
+        plain = our_gradients(case, inputs, given)
+        graph = our_gradients(case, inputs, given, create_graph=case.order2)
     for i, (p, g) in enumerate(zip(plain, graph)):
         assert (p is None) == (g is None)
         if p is not None:
