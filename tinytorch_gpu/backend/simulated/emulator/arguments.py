@@ -56,10 +56,10 @@ def wrong(kernel: str, index: int, text: str) -> TypeError:
 
 
 def pack(kernel: str, parameters: list[Parameter], args) -> tuple:
-    """(array of pointers to the values, things to keep alive). Raises TypeError for anything but what C++ declares."""
+    """(array of pointers to the values, things to keep alive). TypeError for anything but what C++ declares."""
     if len(args) != len(parameters):
-        raise TypeError(f"[{kernel}] takes {len(parameters)} arguments, got {len(args)}: pass one for each parameter of "
-                        "the __global__ function")
+        raise TypeError(f"[{kernel}] takes {len(parameters)} arguments, got {len(args)}: pass one for each parameter "
+                        "of the __global__ function")
     values = (ctypes.c_void_p * max(len(args), 1))()
     keep = []
     for i, (parameter, value) in enumerate(zip(parameters, args)):
@@ -71,8 +71,8 @@ def pack(kernel: str, parameters: list[Parameter], args) -> tuple:
         if isinstance(value, ndarray):
             raise wrong(kernel, i, f"an array of {value.dtype} for a {parameter} passed by value: pass a NumPy scalar")
         if not isinstance(value, np.generic):
-            raise wrong(kernel, i, f"{type(value).__name__} for a {parameter}: pass a NumPy scalar of exactly that type "
-                                   "(a Python number goes as 8 bytes)")
+            raise wrong(kernel, i, f"{type(value).__name__} for a {parameter}: pass a NumPy scalar of exactly that "
+                                   "type (a Python number goes as 8 bytes)")
         if not parameter.accepts(value.dtype):
             raise wrong(kernel, i, f"{value.dtype} for a {parameter}: pass a NumPy scalar of exactly that type")
         buffer = ctypes.create_string_buffer(parameter.size + parameter.align)
@@ -112,7 +112,8 @@ def areas(args, uninitialised=frozenset()) -> list[Area]:
             low, high = np.lib.array_utils.byte_bounds(value._np)
             kind, size = kind_of(value.dtype)
             words = f"argument {i} ({value.dtype}, shape {value.shape}, {high - low} bytes)"
-            found.append(Area(low, high, words, i, size if kind in "fB" and size in (2, 4, 8) else 0, i in uninitialised))
+            size = size if kind in "fB" and size in (2, 4, 8) else 0
+            found.append(Area(low, high, words, i, size, i in uninitialised))
     pointed = [(i, address) for i, value in enumerate(args) for address in _addresses(value)]
     blocks = POOL.live_blocks() if pointed else {}
     starts = sorted(blocks)

@@ -196,9 +196,9 @@ def _symbols(library: Path) -> list[dict]:
     """Name, kind, offset and size of the data and functions in a library."""
     found = []
     for line in run(["readelf", "-sWC", str(library)]).stdout.splitlines():
-        match = re.match(r"\s*\d+: ([0-9a-f]+)\s+(\w+) (TLS|OBJECT|FUNC)\s+\w+\s+\w+(?:\s+\[.*?\])?\s+(\d+) (.+)$", line)
+        match = re.match(r"\s*\d+: ([0-9a-f]+)\s+(\w+) (TLS|OBJECT|FUNC)\s+\w+\s+\w+(?:\s+\[.*?\])?\s+\d+ (.+)$", line)
         if match:
-            value, size, kind, _, name = match.groups()
+            value, size, kind, name = match.groups()
             row = {"name": name.strip(), "kind": kind, "offset": int(value, 16), "size": int(size, 0)}
             if row not in found:
                 found.append(row)
@@ -215,10 +215,11 @@ def build(unit: str, options: tuple[str, ...], check: bool) -> tuple[Path, dict]
         source.write_text(unit, encoding="utf-8")
         ready = _precompiled(check)
         first = [f"-I{ready}"] if ready else []  # g++ leaves it alone where an option does not fit
-        command = [compiler()[0], *first, *flags, f"-fdebug-prefix-map={folder}=.", "-include", LANGUAGE, "-x", "c++", "-c", str(source), "-o", str(made)]
+        command = [compiler()[0], *first, *flags, f"-fdebug-prefix-map={folder}=.", "-include", LANGUAGE, "-x", "c++",
+                   "-c", str(source), "-o", str(made)]
         done = run(command, cwd=folder)
         if not done.returncode:
-            done = run([compiler()[0], "-shared", "-Wl,-z,defs", str(made), str(linked), "-lm", "-lc", "-o", str(library)])
+            done = run([compiler()[0], "-shared", "-Wl,-z,defs", str(made), str(linked), "-lm", "-o", str(library)])
         if done.returncode:
             raise CompileError(done.stderr.strip() or done.stdout.strip())
         return {"symbols": _symbols(library), "warnings": done.stderr}

@@ -1,4 +1,4 @@
-"""What the runtime reports about a kernel, and the exception that says it with the .cu line, the block and the thread."""
+"""What the runtime reports about a kernel, and the exception that says it with .cu line, block and thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class RawLaunch(ctypes.Structure):
         ("call", u64), ("arguments", u64), ("shared_base", u64), ("dynamic_base", u64), ("grid", u32 * 3),
         ("block", u32 * 3), ("shared_bytes", u64), ("shared_shift", i64), ("schedule", i32), ("poison", i32),
         ("seed", u64), ("workers", i32), ("check", i32), ("seconds", ctypes.c_double), ("regions", u64),
-        ("region_count", i32), ("shared_region_count", i32), ("module_base", u64), ("fault", u64), ("output", u64),
+        ("region_count", i32), ("shared_region_count", i32), ("module_base", u64), ("module_bytes", u64),
+        ("fault", u64), ("output", u64),
         ("output_capacity", u64), ("output_size", u64), ("accesses", u64),
     ]
 
@@ -52,7 +53,10 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One fault of a kernel: its kind (one of KINDS), where it is in the .cu file, which block and thread."""
+    """One fault of a kernel: its kind (one of KINDS), where it is in the .cu file, which block and thread.
+
+    `calls` are the places it was called from, `other` is the place of the other access of a race.
+    """
 
     kind: str
     kernel: str
@@ -62,6 +66,7 @@ class Fault:
     thread: tuple[int, int, int]
     message: str
     calls: tuple[str, ...] = ()
+    other: str = ""
 
 
 class KernelFault(RuntimeError):
@@ -105,8 +110,9 @@ def explain(raw: RawFault, kernel: str, library, regions: list[str]) -> KernelFa
     elif raw.pc_count:
         file, line = "", 0
     calls = tuple(f"{f}:{n}" for f, n in dict.fromkeys(chain) if (f, n) != (file, line))
-    message = _message(kind, raw, regions, other)
-    return KernelFault(Fault(kind, kernel, file, line, tuple(raw.block), tuple(raw.thread), message, calls))
+    second = f"{other[0][0]}:{other[0][1]}" if other else ""
+    message = _message(kind, raw, regions, second)
+    return KernelFault(Fault(kind, kernel, file, line, tuple(raw.block), tuple(raw.thread), message, calls, second))
 
 
 def _message(kind: str, raw: RawFault, regions: list[str], other) -> str:
@@ -120,12 +126,14 @@ def _message(kind: str, raw: RawFault, regions: list[str], other) -> str:
             raw.region >= 0) else f"misaligned: an access that needs {note}-byte alignment at {raw.address:#x}"
     if kind == "race":
         did = "wrote" if raw.has_other == 2 else "read"
-        line = f" at {other[0][0]}:{other[0][1]}" if other else ""
+        line = f" at {other}" if other else ""
         return (f"race: {does} byte {raw.offset} of {where}, which block {tuple(raw.other_block)}, thread "
                 f"{tuple(raw.other_thread)} {did}{line} with nothing between that orders the two (a barrier, "
                 "__syncwarp, or a fence with an atomic)")
     if kind == "uninitialised":
-        return f"uninitialised: reads {raw.size} bytes at byte {raw.offset} of {where}, which nothing has written"
+        shared = " (is a barrier missing before the read?)" if "shared" in where else ""
+        return (f"uninitialised: reads {raw.size} bytes at byte {raw.offset} of {where}, which nothing has written"
+                f"{shared}")
     if kind in ("barrier", "warp"):
         return f"divergent {'barrier' if kind == 'barrier' else 'warp function'}: {note}"
     if kind == "endless":

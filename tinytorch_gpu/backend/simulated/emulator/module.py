@@ -16,7 +16,7 @@ from .build import HERE, CompileError, build, cuda_headers, preprocessed, runtim
 from .faults import RawFault, RawLaunch, RawParameter, RawRegion, explain
 from .vocabulary import OutsideVocabulary, first_outside, own_lines, without_comments
 
-ABI = 3  # TT_ABI of runtime/abi.hpp
+ABI = 4  # TT_ABI of runtime/abi.hpp
 SHARED = 48 << 10  # bytes a block may have without asking for more
 SHARED_MOST = 227 << 10
 MANY_THREADS = 32768  # of a launch: below it one host thread is quicker
@@ -88,10 +88,10 @@ def _dynamic(source: str) -> list[str]:
 
 
 class Module:
-    """A CUDA source for the CPU. `check=True`: every memory access is checked (3 to 10 times slower).
+    """A CUDA source for the CPU. `check=True`: every memory access is checked, which takes longer.
 
-    `name_expressions` as NVRTC's, `"kernel<float, 4>"`; plain kernels need none. `file` stands in messages. Compiled on
-    the first `get_function`. Raises: OutsideVocabulary, CompileError, EmulatorUnavailable, ValueError for an option.
+    `name_expressions` as NVRTC's, `"kernel<float, 4>"`; plain kernels need none. `file` stands in messages. Compiled
+    on the first `get_function`. Raises: OutsideVocabulary, CompileError, EmulatorUnavailable, ValueError (an option).
     """
 
     def __init__(self, source: str, options=(), name_expressions=(), check: bool = False, file: str = "kernel.cu"):
@@ -110,10 +110,11 @@ class Module:
         tail = [f'#line 1 "{HERE / "entries"}"']
         dynamic = _dynamic(self.source)
         if dynamic:  # all names are the same memory, as on a GPU
+            section = '.pushsection .tbss,\\"awT\\",@nobits\\n.p2align 8\\n'
             labels = "".join(f".hidden {n}\\n.globl {n}\\n.type {n},@object\\n.size {n}, {SHARED_MOST}\\n{n}:\\n"
                              for n in dynamic)
             tail += [
-                f'asm(".pushsection .tbss,\\"awT\\",@nobits\\n.p2align 8\\n{labels}.zero {SHARED_MOST}\\n.popsection");',
+                f'asm("{section}{labels}.zero {SHARED_MOST}\\n.popsection");',
                 f'extern __attribute__((visibility("hidden"))) thread_local char tt_dynamic[] __asm__("{dynamic[0]}");',
                 'extern "C" __attribute__((visibility("default"))) char* tt_dynamic_base() { return tt_dynamic; }',
             ]
@@ -166,6 +167,7 @@ class Module:
         self.shared_shift = -offsets["tt_anchor"]
         dynamic = _dynamic(self.source)
         self.dynamic_base = _pointer(library.tt_dynamic_base) if dynamic else 0
+        self.code = max(s["offset"] + s["size"] for s in symbols if s["kind"] == "FUNC")
         self.data = [s for s in symbols if s["kind"] == "OBJECT" and s["size"]]
         self.shared = [s for s in symbols if s["kind"] == "TLS" and s["size"] and s["name"] != "tt_anchor"
                        and s["name"] not in dynamic]
@@ -179,6 +181,11 @@ class Module:
                               "named in name_expressions")
         self.compile()
         return Function(self, name, self.names.index(name))
+
+
+def _plain(name: str) -> str:
+    """The bare name of a function, without result, template arguments and parameters."""
+    return re.split(r"[<(]", name)[0].split(" ")[-1].strip()
 
 
 def _pointer(function) -> int:
@@ -246,20 +253,21 @@ class Function:
 
     def launch(self, grid, block, args, shared_mem=0, schedule=0, poison=-1, seed=0, uninitialised=frozenset(),
                seconds=None) -> None:
-        """A launch with the emulator's own settings: `schedule` 0 ascending, 1 descending, 2 random by `seed`; `poison`
-        the byte that shared memory holds before each block; arguments of which nothing is written yet; time limit."""
+        """A launch with the emulator's own settings: `schedule` 0 ascending, 1 descending, 2 random by `seed`;
+        `poison` the byte in shared memory before each block; arguments of which nothing is written; time limit."""
         module = self.module
         grid, block = _three(self.name, "grid", grid), _three(self.name, "block", block)
         if not 0 <= shared_mem <= min(self.max_dynamic_shared_size_bytes, SHARED_MOST):
             raise ValueError(f"[{self.name}] {shared_mem} bytes of dynamic shared memory: at most "
-                             f"{self.max_dynamic_shared_size_bytes} (max_dynamic_shared_size_bytes, up to {SHARED_MOST})")
+                             f"{self.max_dynamic_shared_size_bytes}, up to {SHARED_MOST} by "
+                             "max_dynamic_shared_size_bytes")
         values, keep = arguments.pack(self.name, self.parameters, args)
         fault = RawFault()
         launch = RawLaunch(call=self.entry, arguments=ctypes.addressof(values), shared_base=module.shared_base,
                            dynamic_base=module.dynamic_base, grid=grid, block=block, shared_bytes=shared_mem,
                            shared_shift=module.shared_shift, schedule=schedule, poison=poison, seed=seed, workers=1,
                            check=module.check, seconds=seconds or _seconds(), module_base=module.base,
-                           fault=ctypes.addressof(fault))
+                           module_bytes=module.code, fault=ctypes.addressof(fault))
         words = []
         if module.check:
             words, raws = self._areas(args, uninitialised, shared_mem, launch)
@@ -285,8 +293,11 @@ class Function:
         found += [arguments.Area(module.base + s["offset"], module.base + s["offset"] + s["size"],
                                  f"{s['name']} ({s['size']} bytes)") for s in module.data]
         rows = [(area.words, area.raw()) for area in found]
+        kernels = {_plain(name) for name in module.names} - {_plain(self.name)}
         for s in module.shared:
-            name = s["name"].rpartition("::")[2]
+            owner, _, name = s["name"].rpartition("::")
+            if _plain(owner) in kernels:
+                continue
             rows.append((f"shared array {name} ({s['size']} bytes)",
                          RawRegion(s["offset"], s["offset"] + s["size"], -1, 0, 1, 1)))
         if module.dynamic_base:

@@ -66,8 +66,8 @@ def _compare(fn, index, first, other, run, exact, rtol, atol) -> None:
         return
     at = int(different.argmax())
     place = tuple(int(n) for n in np.unravel_index(at, first.shape))
-    text = (f"different results: argument {index} has {first.ravel()[at]!r} at {place} in ascending order (byte 0xff in "
-            f"unwritten memory) and {other.ravel()[at]!r} in {run}; {int(different.sum())} of {different.size} elements "
-            "differ: the kernel reads what it did not write, or its result depends on the order of threads")
+    text = (f"different results: argument {index} has {first.ravel()[at]!r} at {place} in ascending order (byte 0xff "
+            f"in unwritten memory) and {other.ravel()[at]!r} in {run}; {int(different.sum())} of {different.size} "
+            "elements differ: the kernel reads what it did not write, or its result depends on the order of threads")
     zero = (0, 0, 0)
     raise KernelFault(Fault("different results", fn.name, fn.module.file, 0, zero, zero, text))

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define TT_ABI 3
+#define TT_ABI 4
 
 // One memory area that a kernel of the check build may touch: an argument, a `__shared__` array, module data.
 struct tt_Region {
@@ -64,6 +64,7 @@ struct tt_Launch {
   int32_t region_count;
   int32_t shared_region_count;  // the last ones of `regions`
   uint64_t module_base;
+  uint64_t module_bytes;  // of its code
   tt_Fault* fault;
   char* output;  // what printf wrote
   uint64_t output_capacity;

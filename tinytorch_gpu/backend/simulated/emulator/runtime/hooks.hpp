@@ -11,7 +11,7 @@ void __tsan_func_entry(void* pc) {
   tt::Worker* w = tt::here;
   if (!w || !w->checker || !w->active) return;
   tt::Thread& t = w->thread[w->current];
-  if (t.depth < 24) t.calls[t.depth] = (uint64_t)pc;
+  if (t.depth < 24) w->calls[w->current][t.depth] = (uint64_t)pc;
   ++t.depth;
 }
 void __tsan_func_exit() {

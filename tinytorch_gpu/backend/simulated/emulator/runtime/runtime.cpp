@@ -83,6 +83,8 @@ void run_blocks(Worker* w, std::atomic<uint64_t>* next_block) {
       for (unsigned x = 0; x < l->block[0]; ++x) w->index[i++] = {x, y, z};
   for (unsigned t = 0; t < w->threads; ++t) w->order[t] = (int)(l->schedule == 1 ? w->threads - 1 - t : t);
   w->host = pthread_self();
+  w->misses = 0;
+  w->hook_pc = 0;
   if (w->checker)  // the arrays of this host thread
     for (int s = l->region_count - l->shared_region_count; s < l->region_count; ++s) {
       tt_Region& r = l->regions[s];

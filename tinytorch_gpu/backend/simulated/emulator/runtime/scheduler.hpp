@@ -216,7 +216,14 @@ extern "C" uint64_t tt_collective(int operation, unsigned mask, uint64_t value, 
   if (mask & ~exists)
     warp_fault(w, file, line, operation, "mask 0x%08x names lanes that the block does not have (it has 0x%08x)", mask,
                exists);
-  for (unsigned rest = warp.arrived & mask; rest; rest &= rest - 1) {
+  bool alike = mask == warp.group_mask && operation == warp.group_operation;
+  if (!warp.arrived) {
+    warp.group_mask = mask;
+    warp.group_operation = operation;
+  } else if (!alike) {
+    warp.group_mask = 0;
+  }
+  for (unsigned rest = alike ? 0 : warp.arrived & mask; rest; rest &= rest - 1) {
     int l = __builtin_ctz(rest);
     if (warp.mask[l] != mask)
       warp_fault(w, file, line, operation, "this lane names mask 0x%08x, another one 0x%08x", mask, warp.mask[l]);

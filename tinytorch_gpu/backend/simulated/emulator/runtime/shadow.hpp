@@ -139,7 +139,7 @@ static void add_frames(Worker* w, tt_Fault& fault, uint64_t pc) {
   if (pc) fault.pcs[fault.pc_count++] = pc - w->launch->module_base;
   const Thread& t = w->thread[w->current];
   for (int d = std::min(t.depth, 24); d > 0 && fault.pc_count < 16; --d)
-    fault.pcs[fault.pc_count++] = t.calls[d - 1] - w->launch->module_base;
+    fault.pcs[fault.pc_count++] = w->calls[w->current][d - 1] - w->launch->module_base;
 }
 
 static tt_Fault memory_fault(Worker* w, int kind, uintptr_t address, unsigned size, bool write, void* pc, tt_Region* r) {
@@ -238,6 +238,7 @@ static void access(const void* pointer, unsigned size, bool write, bool read, bo
   uintptr_t address = (uintptr_t)pointer;
   if (address - c->stack_low < c->stack_bytes || address - c->index_low < c->index_bytes) return;  // own variables
   ++c->accesses;
+  w->hook_pc = (uint64_t)pc;
   tt_Region* r = find_region(c, address);
   if (!r || address + size > (uintptr_t)r->high) {
     tt_Fault fault = memory_fault(w, TT_BOUNDS, address, size, write, pc, r ? r : nearest(c, address));

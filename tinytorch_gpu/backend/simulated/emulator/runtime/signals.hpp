@@ -42,12 +42,17 @@ static void on_signal(int number, siginfo_t* info, void* context) {
   int kind = number == SIGURG ? TT_ENDLESS : number == SIGFPE ? TT_ARITHMETIC : TT_CRASH;
   if (kind == TT_CRASH && w->arena.is_guard(address)) kind = TT_STACK;
   if (kind == TT_ENDLESS && !(w->stop && w->stop->load()) && now() < w->launch->seconds) return;
+  if (kind == TT_ENDLESS && pc - w->launch->module_base >= w->launch->module_bytes) {
+    // in a function of the runtime or of libm: the next signal may find it in the kernel
+    if (w->checker && w->hook_pc) pc = w->hook_pc - 1;
+    else if (++w->misses < 100) return;
+  }
   tt_Fault fault = describe(w, kind, nullptr, 0);
   if (pc) fault.pcs[fault.pc_count++] = pc - w->launch->module_base + 1;
   const Thread& t = w->thread[w->current];
   if (w->checker)
     for (int d = t.depth < 24 ? t.depth : 24; d > 0 && fault.pc_count < 16; --d)
-      fault.pcs[fault.pc_count++] = t.calls[d - 1] - w->launch->module_base;
+      fault.pcs[fault.pc_count++] = w->calls[w->current][d - 1] - w->launch->module_base;
   fault.address = address;
   raise(w, fault);
 }

@@ -22,12 +22,13 @@ struct Thread {
   int operation;  // what it waits in, -1: it runs, -2: it has ended
   unsigned clock;
   unsigned fence_clock, fence_epoch;  // at its last __threadfence; clock 0: none
-  int depth;
-  uint64_t calls[24];
+  int depth;  // of calls, in the check build
 };
 
 struct Warp {
   unsigned arrived;
+  unsigned group_mask;  // of all lanes that have arrived, 0: they differ
+  int group_operation;
   unsigned mask[32];
   uint64_t value[32];
   uint64_t result[32];
@@ -48,6 +49,8 @@ struct Worker {
   Fiber* running = nullptr;
   sigjmp_buf escape;
   volatile int active = 0;   // inside a launch: a signal here is the kernel's
+  uint64_t hook_pc = 0;      // of the last checked access
+  int misses = 0;            // signals that found the thread outside the module
   volatile int busy = 0;     // inside malloc or stdio: do not jump out
   unsigned threads = 0;
   int current = 0;
@@ -58,6 +61,7 @@ struct Worker {
   int ready[MAX_THREADS];
   unsigned ready_head = 0, ready_count = 0;
   Thread thread[MAX_THREADS];
+  uint64_t calls[MAX_THREADS][24];
   Warp warps[MAX_THREADS / 32];
   unsigned barrier_count = 0;
   int barrier_line = 0, barrier_operation = 0, barrier_sum = 0, barrier_result = 0;
