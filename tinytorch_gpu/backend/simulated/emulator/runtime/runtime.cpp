@@ -180,6 +180,7 @@ extern "C" int tt_launch(tt_Launch* l) {
   if (l->check) {
     checker = new Checker;
     checker->launch = l;
+    checker->first = cell_store.begin((uint64_t)l->grid[0] * l->grid[1] * l->grid[2]);
     checker->stack_low = (uintptr_t)workers[0]->arena.low;
     checker->stack_bytes = workers[0]->arena.stride * MAX_THREADS;
     workers[0]->checker = checker;
@@ -191,7 +192,7 @@ extern "C" int tt_launch(tt_Launch* l) {
   if (checker) {
     l->accesses = checker->accesses;
     for (int i = 0; i < l->region_count; ++i)
-      if (l->regions[i].cells) munmap(l->regions[i].cells, l->regions[i].cell_count * sizeof(Cell));
+      if (l->regions[i].cells) cell_store.give((Cell*)l->regions[i].cells, l->regions[i].cell_count);
     workers[0]->checker = nullptr;
     delete checker;
   }

@@ -10,7 +10,7 @@
 namespace tt {
 
 struct Record {
-  uint32_t block;  // number + 1, 0: none
+  uint32_t block;  // number + 1 + what former launches used up: older ones are no record
   uint32_t clock;  // of the thread
   uint32_t pc;     // from the module's start
   uint16_t thread;
@@ -41,7 +41,8 @@ struct Checker {
   size_t stack_bytes;
   uintptr_t index_low, index_bytes;  // where threadIdx and its kind lie
   std::vector<tt_Region*> sorted;
-  tt_Region* last = nullptr;
+  tt_Region* by_pc[256] = {};  // an instruction mostly stays in one region
+  uint32_t first = 0;          // records with a block above it are of this launch
   uint32_t block = 1;
   uint32_t epoch = 0;
   uint32_t barrier_clock[MAX_THREADS];
@@ -64,7 +65,7 @@ static void place_regions(Worker* w) {
 
 void checker_begin_block(Worker* w) {
   Checker* c = w->checker;
-  c->block = (uint32_t)w->block_number + 1;
+  c->block = c->first + (uint32_t)w->block_number + 1;
   c->epoch = 0;
   for (unsigned t = 0; t < w->threads; ++t) {
     w->thread[t].clock = 1;
@@ -111,7 +112,7 @@ static bool ordered(Worker* w, const Record& r) {
     return r.thread == w->current || r.clock < c->barrier_clock[r.thread] ||
            (r.thread / 32 == w->current / 32 && r.clock < c->seen[w->current][r.thread % 32]);
   if (!c->has_acquired) return false;
-  uint32_t b = r.block - 1;
+  uint32_t b = r.block - 1 - c->first;
   if (b < c->acquired.epoch.size() && (r.epoch >> 1) < (c->acquired.epoch[b] & 0x7fff)) return true;
   auto found = c->acquired.threads.find((uint64_t)b * MAX_THREADS + r.thread);
   return found != c->acquired.threads.end() && r.clock <= found->second;
@@ -128,7 +129,7 @@ static void synchronise_by_atomic(Worker* w, uintptr_t address) {
   if (!t.fence_clock) return;
   Knowledge& place = found == c->places.end() ? c->places[address] : found->second;
   if (c->has_acquired) place.merge(c->acquired);
-  uint32_t b = c->block - 1;
+  uint32_t b = c->block - 1 - c->first;
   if (place.epoch.size() <= b) place.epoch.resize(b + 1);
   place.epoch[b] = std::max(place.epoch[b], t.fence_epoch);
   uint32_t& clock = place.threads[(uint64_t)b * MAX_THREADS + w->current];
@@ -169,7 +170,7 @@ static void unfold_block(const tt_Launch* launch, uint64_t number, uint32_t out[
   tt_Fault fault = memory_fault(w, TT_RACE, address, size, write, pc, r);
   fault.has_other = other_writes ? 2 : 1;
   fault.other_pc = other.pc;
-  unfold_block(w->launch, other.block - 1, fault.other_block);
+  unfold_block(w->launch, other.block - 1 - w->checker->first, fault.other_block);
   const Index& i = w->index[other.thread];
   fault.other_thread[0] = i.x;
   fault.other_thread[1] = i.y;
@@ -177,20 +178,71 @@ static void unfold_block(const tt_Launch* launch, uint64_t number, uint32_t out[
   raise(w, fault);
 }
 
+// Cells are kept for later launches and need no clearing: their records are of older blocks.
+struct CellStore {
+  static constexpr uint64_t KEPT = 64ull << 20;  // bytes
+  std::mutex lock;
+  std::vector<std::pair<uint64_t, Cell*>> free;  // by capacity
+  uint64_t held = 0, used = 0;                   // bytes in `free`; block numbers used up by launches
+
+  static uint64_t capacity(uint64_t count) {
+    uint64_t c = 64;
+    while (c < count) c *= 2;
+    return c;
+  }
+  Cell* take(uint64_t count) {
+    uint64_t wanted = capacity(count);
+    {
+      std::unique_lock<std::mutex> hold(lock);
+      for (size_t i = free.size(); i-- > 0;)
+        if (free[i].first == wanted) {
+          Cell* cells = free[i].second;
+          free.erase(free.begin() + (long)i);
+          held -= wanted * sizeof(Cell);
+          return cells;
+        }
+    }
+    void* got = mmap(nullptr, wanted * sizeof(Cell), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) {
+      fprintf(stderr, "tinytorch emulator: no memory for %llu bytes of the check build\n",
+              (unsigned long long)(wanted * sizeof(Cell)));
+      abort();
+    }
+    return (Cell*)got;
+  }
+  void give(Cell* cells, uint64_t count) {
+    uint64_t bytes = capacity(count) * sizeof(Cell);
+    std::unique_lock<std::mutex> hold(lock);
+    if (held + bytes > KEPT) {
+      munmap(cells, bytes);
+      return;
+    }
+    free.push_back({capacity(count), cells});
+    held += bytes;
+  }
+  uint32_t begin(uint64_t blocks) {  // what Checker::first is for a launch of so many blocks
+    std::unique_lock<std::mutex> hold(lock);
+    if (used + blocks >= 0xffffffffull) {  // the numbers begin again: no old record may be met
+      for (auto& [size, cells] : free) munmap(cells, size * sizeof(Cell));
+      free.clear();
+      held = used = 0;
+    }
+    used += blocks;
+    return (uint32_t)(used - blocks);
+  }
+};
+static CellStore& cell_store = *new CellStore;
+
 static void make_cells(Worker* w, tt_Region* r, int granule_log2) {
   w->busy = 1;
   uint64_t bytes = (uint64_t)(r->high - r->low) + 15, count = (bytes >> granule_log2) + 1;
-  Cell* cells = (Cell*)mmap(nullptr, count * sizeof(Cell), PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (cells == MAP_FAILED) abort();
+  Cell* cells = cell_store.take(count);
   if (r->cells) {
     Cell* old = (Cell*)r->cells;
     int shift = r->granule_log2 - granule_log2;
-    for (uint64_t i = 0; i < count; ++i) {
-      const Cell& from = old[std::min(i >> shift, r->cell_count - 1)];
-      if (from.write.block || from.read.block) cells[i] = from;
-    }
-    munmap(r->cells, r->cell_count * sizeof(Cell));
+    for (uint64_t i = 0; i < count; ++i) cells[i] = old[std::min(i >> shift, r->cell_count - 1)];
+    cell_store.give(old, r->cell_count);
   }
   r->cells = cells;
   r->cell_count = count;
@@ -220,15 +272,16 @@ static tt_Region* nearest(Checker* c, uintptr_t address) {
   return best;
 }
 
-static inline tt_Region* find_region(Checker* c, uintptr_t address) {
-  tt_Region* r = c->last;
+static inline tt_Region* find_region(Checker* c, uintptr_t address, uint64_t pc = 0) {
+  tt_Region*& last = c->by_pc[(pc ^ pc >> 8) & 255];
+  tt_Region* r = last;
   if (r && address >= (uintptr_t)r->low && address < (uintptr_t)r->high) return r;
   auto after = std::upper_bound(c->sorted.begin(), c->sorted.end(), address,
                                 [](uintptr_t a, tt_Region* b) { return a < (uintptr_t)b->low; });
   if (after == c->sorted.begin()) return nullptr;
   r = *--after;
   if (address >= (uintptr_t)r->high) return nullptr;
-  return c->last = r;
+  return last = r;
 }
 
 static void access(const void* pointer, unsigned size, bool write, bool read, bool atomic, unsigned align, void* pc) {
@@ -239,7 +292,7 @@ static void access(const void* pointer, unsigned size, bool write, bool read, bo
   if (address - c->stack_low < c->stack_bytes || address - c->index_low < c->index_bytes) return;  // own variables
   ++c->accesses;
   w->hook_pc = (uint64_t)pc;
-  tt_Region* r = find_region(c, address);
+  tt_Region* r = find_region(c, address, (uint64_t)pc);
   if (!r || address + size > (uintptr_t)r->high) {
     tt_Fault fault = memory_fault(w, TT_BOUNDS, address, size, write, pc, r ? r : nearest(c, address));
     raise(w, fault);
@@ -262,25 +315,25 @@ static void access(const void* pointer, unsigned size, bool write, bool read, bo
   Thread& t = w->thread[w->current];
   Record mine = {c->block, t.clock, (uint32_t)((uint64_t)pc - w->launch->module_base), (uint16_t)w->current,
                  (uint16_t)(c->epoch << 1 | (atomic ? 1 : 0))};
+  const uint32_t newer = r->shared ? c->block - 1 : c->first, latest = r->shared ? c->block : ~0u;
+  auto counts = [=](const Record& record) { return record.block > newer && record.block <= latest; };
   for (uint64_t i = first; i <= last; ++i) {
     Cell& cell = cells[i];
-    if (r->shared && cell.write.block != c->block && cell.write.block) cell.write.block = 0;
-    if (r->shared && cell.read.block != c->block) cell.read.block = cell.read_too.block = 0;
-    if (read && !cell.write.block && (r->uninitialised || (r->float_size && all_ones(r, address, size)))) {
+    if (read && !counts(cell.write) && (r->uninitialised || (r->float_size && all_ones(r, address, size)))) {
       tt_Fault fault = memory_fault(w, TT_UNINITIALISED, address, size, false, pc, r);
       raise(w, fault);
     }
     const Record& wrote = cell.write;
-    if (wrote.block && !(atomic && wrote.epoch & 1) && !ordered(w, wrote))
+    if (counts(wrote) && !(atomic && wrote.epoch & 1) && !ordered(w, wrote))
       race(w, address, size, write, pc, r, wrote, true);
     if (write) {
       for (const Record* reader : {&cell.read, &cell.read_too})
-        if (reader->block && !(atomic && reader->epoch & 1) && !ordered(w, *reader))
+        if (counts(*reader) && !(atomic && reader->epoch & 1) && !ordered(w, *reader))
           race(w, address, size, write, pc, r, *reader, false);
       cell.write = mine;
     } else {
       bool other_warp = cell.read.block != mine.block || cell.read.thread / 32 != mine.thread / 32;
-      if (cell.read.block && (other_warp || (!cell.read_too.block && cell.read.thread != mine.thread)))
+      if (counts(cell.read) && (other_warp || (!counts(cell.read_too) && cell.read.thread != mine.thread)))
         cell.read_too = cell.read;
       cell.read = mine;
     }
