@@ -26,7 +26,8 @@ __device__ __forceinline__ long long first_item() {
 
 // x += bias; a null bias adds nothing.
 template <typename T>
-__device__ __forceinline__ void add_bias(float (&x)[ITEMS], const T* bias, long long i, long long n, long long columns) {
+__device__ __forceinline__ void add_bias(
+    float (&x)[ITEMS], const T* bias, long long i, long long n, long long columns) {
     if (bias == nullptr) return;
     long long c = i % columns;
 #pragma unroll

@@ -4,7 +4,8 @@
 #define TINYTORCH_PHILOX_CUH
 
 // The four words of block `block` (words 4 block .. 4 block + 3 of the stream): its counter is block + 1.
-__device__ __forceinline__ void philox(unsigned long long seed, unsigned long long block, unsigned long long (&word)[4]) {
+__device__ __forceinline__ void philox(
+    unsigned long long seed, unsigned long long block, unsigned long long (&word)[4]) {
     unsigned long long c0 = block + 1, c1 = 0, c2 = 0, c3 = 0, k0 = seed, k1 = 0;
 #pragma unroll
     for (int round = 0; round < 10; ++round) {

@@ -16,6 +16,8 @@
 //
 // The gradients of weight and bias take two stages without atomics: each block of norm_backward sums its rows, and
 // column_sums adds the blocks up in their order, so the result is the same in every run.
+// __launch_bounds__(256, 4): without the 4 the compiler keeps to 32 registers and spills (16 bytes in norm_forward on
+// sm_100). Means multiply by 1 / columns from the host: a division by columns is a call.
 // Versions tried on a GPU: none, not yet measured.
 #include "reduce.cuh"
 #include "vector.cuh"
@@ -42,7 +44,8 @@ template <int N, typename T>
 __device__ __forceinline__ void log_sum_exp(
     const T* x, const bool* mask, long long columns, float scale, float* staged, float& top, float& total) {
     float m = -infinity(), s = 0.f, v[N];
-    for (long long c = static_cast<long long>(threadIdx.x) * N; c < columns; c += static_cast<long long>(blockDim.x) * N) {
+    const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
+    for (long long c = begin; c < columns; c += step) {
         load(x + c, v);
         float high = m;
 #pragma unroll
@@ -68,7 +71,8 @@ __device__ __forceinline__ void softmax_row(
     float top, total, v[N];
     log_sum_exp<N>(x, mask, columns, scale, staged, top, total);
     const float factor = LOG ? top + logf(total) : 1.f / total;
-    for (long long c = static_cast<long long>(threadIdx.x) * N; c < columns; c += static_cast<long long>(blockDim.x) * N) {
+    const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
+    for (long long c = begin; c < columns; c += step) {
         load(x + c, v);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
@@ -82,7 +86,7 @@ __device__ __forceinline__ void softmax_row(
 // mask (mask_rows, columns) or null: row r takes mask row (r / mask_repeat) % mask_rows. A row without any element left
 // is NaN.
 template <typename T, bool LOG>
-__global__ void __launch_bounds__(256) softmax_forward(
+__global__ void __launch_bounds__(256, 4) softmax_forward(
     const T* __restrict__ x, const bool* __restrict__ mask, T* __restrict__ y, long long rows, long long columns,
     float scale, long long mask_repeat, long long mask_rows) {
     __shared__ float staged[32];
@@ -119,7 +123,7 @@ __device__ __forceinline__ void softmax_row_backward(
 
 // y is the output of softmax_forward.
 template <typename T, bool LOG>
-__global__ void __launch_bounds__(256) softmax_backward(
+__global__ void __launch_bounds__(256, 4) softmax_backward(
     const T* __restrict__ grad, const T* __restrict__ y, T* __restrict__ gx, long long rows, long long columns,
     float scale) {
     __shared__ float staged[32];
@@ -136,8 +140,8 @@ __global__ void __launch_bounds__(256) softmax_backward(
 
 template <int N, bool CENTER, typename T, typename P>
 __device__ __forceinline__ void norm_row(
-    const T* x, const P* weight, const P* bias, T* y, float* mean, float* rstd, long long columns, float eps,
-    float* staged) {
+    const T* x, const P* weight, const P* bias, T* y, float* mean, float* rstd, long long columns, float share,
+    float eps, float* staged) {
     float v[N], middle = 0.f, square = 0.f;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
     if constexpr (CENTER) {
@@ -146,14 +150,14 @@ __device__ __forceinline__ void norm_row(
 #pragma unroll
             for (int k = 0; k < N; ++k) middle += v[k];
         }
-        middle = reduce_row(middle, Sum(), staged) / columns;
+        middle = reduce_row(middle, Sum(), staged) * share;
     }
     for (long long c = begin; c < columns; c += step) {  // after the mean: the variance does not cancel
         load(x + c, v);
 #pragma unroll
         for (int k = 0; k < N; ++k) square += (v[k] - middle) * (v[k] - middle);
     }
-    const float r = 1.f / sqrtf(reduce_row(square, Sum(), staged) / columns + eps);
+    const float r = rsqrtf(reduce_row(square, Sum(), staged) * share + eps);
     if (threadIdx.x == 0) {
         if constexpr (CENTER) *mean = middle;
         *rstd = r;
@@ -174,11 +178,11 @@ __device__ __forceinline__ void norm_row(
     }
 }
 
-// mean, rstd (rows); RMS norm leaves `mean` alone. weight, bias (columns) or null.
+// share = 1 / columns. mean, rstd (rows); RMS norm leaves `mean` alone. weight, bias (columns) or null.
 template <typename T, typename P, bool CENTER>
-__global__ void __launch_bounds__(256) norm_forward(
+__global__ void __launch_bounds__(256, 4) norm_forward(
     const T* __restrict__ x, const P* __restrict__ weight, const P* __restrict__ bias, T* __restrict__ y,
-    float* __restrict__ mean, float* __restrict__ rstd, long long rows, long long columns, float eps) {
+    float* __restrict__ mean, float* __restrict__ rstd, long long rows, long long columns, float share, float eps) {
     __shared__ float staged[32];
     const long long row = this_row();
     if (row >= rows) return;
@@ -186,17 +190,17 @@ __global__ void __launch_bounds__(256) norm_forward(
     float* own_mean = CENTER ? mean + row : nullptr;
     if (pieces<T>(columns) && aligned(x) && aligned(y))
         norm_row<Vector<T>::width, CENTER>(
-            x + start, weight, bias, y + start, own_mean, rstd + row, columns, eps, staged);
+            x + start, weight, bias, y + start, own_mean, rstd + row, columns, share, eps, staged);
     else
-        norm_row<1, CENTER>(x + start, weight, bias, y + start, own_mean, rstd + row, columns, eps, staged);
+        norm_row<1, CENTER>(x + start, weight, bias, y + start, own_mean, rstd + row, columns, share, eps, staged);
 }
 
 // One row of the gradient; adds the row to this thread's sums. Element k of the piece at c has its sums at
 // sums[k * (columns / N) + c / N], so that neighbouring threads use neighbouring banks.
 template <int N, bool CENTER, typename T, typename P>
 __device__ __forceinline__ void norm_row_backward(
-    const T* grad, const T* x, const P* weight, T* gx, float middle, float r, long long columns, float* weight_sums,
-    float* bias_sums, float* staged) {
+    const T* grad, const T* x, const P* weight, T* gx, float middle, float r, long long columns, float share,
+    float* weight_sums, float* bias_sums, float* staged) {
     float g[N], v[N], plain = 0.f, with_x = 0.f;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
     for (long long c = begin; c < columns; c += step) {
@@ -215,8 +219,8 @@ __device__ __forceinline__ void norm_row_backward(
             if constexpr (CENTER) plain += g[k];
         }
     }
-    with_x = reduce_row(with_x, Sum(), staged) / columns;
-    if constexpr (CENTER) plain = reduce_row(plain, Sum(), staged) / columns;
+    with_x = reduce_row(with_x, Sum(), staged) * share;
+    if constexpr (CENTER) plain = reduce_row(plain, Sum(), staged) * share;
     for (long long c = begin; c < columns; c += step) {
         load(grad + c, g);
         load(x + c, v);
@@ -232,7 +236,7 @@ __device__ __forceinline__ void norm_row_backward(
 template <int N, bool CENTER, typename T, typename P>
 __device__ __forceinline__ void norm_rows_backward(
     const T* grad, const T* x, const P* weight, const float* mean, const float* rstd, T* gx, float* weight_parts,
-    float* bias_parts, long long rows, long long columns, float* sums, float* staged) {
+    float* bias_parts, long long rows, long long columns, float share, float* sums, float* staged) {
     float* weight_sums = sums;
     float* bias_sums = sums + columns;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
@@ -247,8 +251,8 @@ __device__ __forceinline__ void norm_rows_backward(
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const long long start = row * columns;
         norm_row_backward<N, CENTER>(
-            grad + start, x + start, weight, gx + start, CENTER ? mean[row] : 0.f, rstd[row], columns, weight_sums,
-            bias_sums, staged);
+            grad + start, x + start, weight, gx + start, CENTER ? mean[row] : 0.f, rstd[row], columns, share,
+            weight_sums, bias_sums, staged);
     }
     if (weight != nullptr) {
         const long long own = static_cast<long long>(blockIdx.x) * columns;
@@ -265,24 +269,24 @@ __device__ __forceinline__ void norm_rows_backward(
 // columns) get the block's sums of grad * xhat and grad, which are kept in dynamic shared memory: columns floats, twice
 // that with CENTER. Each sum belongs to one thread, so they need no barrier.
 template <typename T, typename P, bool CENTER>
-__global__ void __launch_bounds__(256) norm_backward(
+__global__ void __launch_bounds__(256, 4) norm_backward(
     const T* __restrict__ grad, const T* __restrict__ x, const P* __restrict__ weight, const float* __restrict__ mean,
     const float* __restrict__ rstd, T* __restrict__ gx, float* __restrict__ weight_parts,
-    float* __restrict__ bias_parts, long long rows, long long columns) {
+    float* __restrict__ bias_parts, long long rows, long long columns, float share) {
     extern __shared__ float dynamic_shared[];
     __shared__ float staged[32];
     if (pieces<T>(columns) && aligned(grad) && aligned(x) && aligned(gx))
         norm_rows_backward<Vector<T>::width, CENTER>(
-            grad, x, weight, mean, rstd, gx, weight_parts, bias_parts, rows, columns, dynamic_shared, staged);
+            grad, x, weight, mean, rstd, gx, weight_parts, bias_parts, rows, columns, share, dynamic_shared, staged);
     else
         norm_rows_backward<1, CENTER>(
-            grad, x, weight, mean, rstd, gx, weight_parts, bias_parts, rows, columns, dynamic_shared, staged);
+            grad, x, weight, mean, rstd, gx, weight_parts, bias_parts, rows, columns, share, dynamic_shared, staged);
 }
 
 // out (stretches, columns): sums of rows [s * length, (s + 1) * length) for stretch s = blockIdx.y. A block of (32, 8)
 // threads takes 32 columns; thread row y adds every eighth row, then the eight are added in their order.
 template <typename T, typename P>
-__global__ void __launch_bounds__(256) column_sums(
+__global__ void __launch_bounds__(256, 4) column_sums(
     const T* __restrict__ x, P* __restrict__ out, long long rows, long long columns, long long length) {
     __shared__ float staged[8][33];
     const long long c = static_cast<long long>(blockIdx.x) * 32 + threadIdx.x;
@@ -303,7 +307,8 @@ __global__ void __launch_bounds__(256) column_sums(
 template <int N, typename T>
 __device__ __forceinline__ float row_sum(const T* x, long long columns, float less, float* staged) {
     float total = 0.f, v[N];
-    for (long long c = static_cast<long long>(threadIdx.x) * N; c < columns; c += static_cast<long long>(blockDim.x) * N) {
+    const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
+    for (long long c = begin; c < columns; c += step) {
         load(x + c, v);
 #pragma unroll
         for (int k = 0; k < N; ++k) total += v[k] - less;
@@ -314,7 +319,7 @@ __device__ __forceinline__ float row_sum(const T* x, long long columns, float le
 template <int N, typename T>
 __device__ __forceinline__ void cross_entropy_row(
     const T* x, long long target, float* loss, float* lse, long long columns, bool counts, float smoothing,
-    float* staged) {
+    float rest, float* staged) {
     float top, total, every = 0.f;
     log_sum_exp<N>(x, nullptr, columns, 1.f, staged, top, total);
     if (smoothing > 0.f) every = row_sum<N>(x, columns, top, staged);
@@ -327,34 +332,36 @@ __device__ __forceinline__ void cross_entropy_row(
         *loss = not_a_number();  // never a number that looks right
     else {
         *loss = (1.f - smoothing) * (total - (widen(x[target]) - top));
-        if (smoothing > 0.f) *loss += smoothing * (total - every / columns);
+        if (smoothing > 0.f) *loss += smoothing * total - rest * every;
     }
 }
 
-// x (rows, columns) logits, target (rows) classes; loss and lse = log(sum(exp(x))) (rows). Rows whose target is `ignore`
-// have loss 0; one with a target out of range has loss NaN.
+// x (rows, columns) logits, target (rows) classes; loss and lse = log(sum(exp(x))) (rows). Rows whose target is
+// `ignore` have loss 0; rest = smoothing / columns; one with a target out of range has loss NaN.
 template <typename T>
-__global__ void __launch_bounds__(256) cross_entropy_forward(
+__global__ void __launch_bounds__(256, 4) cross_entropy_forward(
     const T* __restrict__ x, const long long* __restrict__ target, float* __restrict__ loss, float* __restrict__ lse,
-    long long rows, long long columns, long long ignore, float smoothing) {
+    long long rows, long long columns, long long ignore, float smoothing, float rest) {
     __shared__ float staged[32];
     const long long row = this_row();
     if (row >= rows) return;
     const long long t = target[row];
     const T* own = x + row * columns;
     if (pieces<T>(columns) && aligned(x))
-        cross_entropy_row<Vector<T>::width>(own, t, loss + row, lse + row, columns, t != ignore, smoothing, staged);
+        cross_entropy_row<Vector<T>::width>(
+            own, t, loss + row, lse + row, columns, t != ignore, smoothing, rest, staged);
     else
-        cross_entropy_row<1>(own, t, loss + row, lse + row, columns, t != ignore, smoothing, staged);
+        cross_entropy_row<1>(own, t, loss + row, lse + row, columns, t != ignore, smoothing, rest, staged);
 }
 
 template <int N, typename T>
 __device__ __forceinline__ void cross_entropy_row_backward(
-    const T* x, T* gx, long long target, float lse, float grad, long long columns, bool counts, float smoothing) {
+    const T* x, T* gx, long long target, float lse, float grad, long long columns, bool counts, float smoothing,
+    float rest) {
     float v[N];
-    const float rest = smoothing / columns;
     const bool wrong = counts && (target < 0 || target >= columns);
-    for (long long c = static_cast<long long>(threadIdx.x) * N; c < columns; c += static_cast<long long>(blockDim.x) * N) {
+    const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
+    for (long long c = begin; c < columns; c += step) {
         load(x + c, v);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
@@ -367,17 +374,17 @@ __device__ __forceinline__ void cross_entropy_row_backward(
 
 // grad: of each row's loss (grad_step 1) or one for all rows (0), times *scale.
 template <typename T>
-__global__ void __launch_bounds__(256) cross_entropy_backward(
+__global__ void __launch_bounds__(256, 4) cross_entropy_backward(
     const float* __restrict__ grad, const float* __restrict__ scale, const T* __restrict__ x,
     const long long* __restrict__ target, const float* __restrict__ lse, T* __restrict__ gx, long long rows,
-    long long columns, long long ignore, float smoothing, int grad_step) {
+    long long columns, long long ignore, float smoothing, float rest, int grad_step) {
     const long long row = this_row();
     if (row >= rows) return;
     const long long t = target[row], start = row * columns;
     const float g = grad[grad_step * row] * (scale == nullptr ? 1.f : *scale);
     if (pieces<T>(columns) && aligned(x) && aligned(gx))
         cross_entropy_row_backward<Vector<T>::width>(
-            x + start, gx + start, t, lse[row], g, columns, t != ignore, smoothing);
+            x + start, gx + start, t, lse[row], g, columns, t != ignore, smoothing, rest);
     else
-        cross_entropy_row_backward<1>(x + start, gx + start, t, lse[row], g, columns, t != ignore, smoothing);
+        cross_entropy_row_backward<1>(x + start, gx + start, t, lse[row], g, columns, t != ignore, smoothing, rest);
 }

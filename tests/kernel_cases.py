@@ -15,6 +15,7 @@ import numpy as np
 import scipy.special
 
 from tinytorch_gpu.backend import kernel_elementwise as elementwise
+from tinytorch_gpu.backend import kernel_multi_tensor as multi
 from tinytorch_gpu.backend import kernel_rows as rows
 from tinytorch_gpu.backend import random
 from tinytorch_gpu.backend.device import CPU
@@ -288,6 +289,125 @@ def cross_entropy_out_of_range(bench, dtype):
     bench.same(got, want, "gradient of targets out of range", 8)
 
 
+# lists of tensors
+
+EPS = 0.1  # a small one would make the step of a gradient near zero a matter of its last digit
+LISTS = ((1, 0), (7, 1), (9, 0), (3000, 3), (multi.CHUNK + 5, 0))  # (elements, offset of the start)
+
+
+def _draw_lists(bench, dtype, scale=1.0):
+    pairs = [bench.draw(n, dtype, offset, scale) for n, offset in LISTS]
+    return [a for a, _ in pairs], [v for _, v in pairs]
+
+
+def _numbers(bench, *values, dtype=F32):
+    return bench.put(np.array(values, dtype))
+
+
+def unscaling(bench, dtype):
+    grads, g64 = _draw_lists(bench, dtype)
+    found = _numbers(bench, 0, dtype=np.int32)
+    lists = multi.TensorLists(grads)
+    norm, clip = multi.finish_norm(multi.unscale(lists, found), 3.0)
+    want = np.sqrt(sum((g * g).sum() for g in g64))
+    bench.same(norm, np.array([want]), "norm", want)
+    bench.same(clip, np.array([3 / (want + 1e-6)]), "factor of clipping", 1)
+    norm, clip = multi.finish_norm(multi.unscale(lists, found, _numbers(bench, 0.25)), 1e6)
+    bench.same(norm, np.array([want / 4]), "norm after unscaling", want)
+    bench.same(clip, np.array([1.0]), "nothing to clip")
+    for got, g in zip(grads, g64):
+        bench.same(got, g / 4, "unscaled gradient")
+    assert not bench.backend.to_host(found).any()
+    for bad in (np.inf, -np.inf, np.nan):
+        for i, n in ((0, 0), (3, 2999), (4, LISTS[4][0] - 1)):
+            found = _numbers(bench, 0, dtype=np.int32)
+            keep = bench.backend.to_host(grads[i]).copy()
+            grads[i][n] = bad
+            multi.unscale(lists, found)
+            assert bench.backend.to_host(found)[0] == 1, f"{bad} at {n} of tensor {i} was not found"
+            grads[i][...] = bench.backend.from_host(keep)
+
+
+def adam(bench, dtype):
+    masters = (False, True) if dtype != F32 else (False,)
+    for decoupled, master, maximize in itertools.product((False, True), masters, (False, True)):
+        param, p64 = _draw_lists(bench, dtype)
+        grad, g64 = _draw_lists(bench, dtype, 4.0)
+        state = [[bench.put(np.zeros(n, F32), o) for n, o in LISTS] for _ in range(2)]
+        if master:
+            state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
+        lists = multi.TensorLists(param, grad, *state)
+        assert lists.fits()
+        step, corrections = _numbers(bench, 0), _numbers(bench, 0, 0)
+        found, factor = _numbers(bench, 0, dtype=np.int32), _numbers(bench, 0.5)
+        m = v = [0.0] * len(LISTS)
+        for t in (1, 2):
+            multi.advance(step, found, corrections, 0.9, 0.999)
+            multi.adam(lists, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, found, factor, maximize)
+            sign = -0.5 if maximize else 0.5
+            g = [sign * g if decoupled else sign * g + 0.01 * p for g, p in zip(g64, p64)]
+            p64 = [p * (1 - 0.1 * 0.01) for p in p64] if decoupled else p64
+            m = [0.9 * a + 0.1 * b for a, b in zip(m, g)]
+            v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g)]
+            p64 = [p - 0.1 / (1 - 0.9**t) * a / (np.sqrt(b / (1 - 0.999**t)) + EPS) for p, a, b in zip(p64, m, v)]
+            for i in range(len(LISTS)):
+                what = f"step {t} of tensor {i}, decoupled={decoupled}, master={master}, maximize={maximize}"
+                bench.same(param[i], p64[i], "parameter, " + what, 16)
+                bench.same(state[0][i], m[i], "first moment, " + what, 16)
+                bench.same(state[1][i], v[i], "second moment, " + what, 16)
+                if master:
+                    bench.same(state[2][i], p64[i], "master, " + what, 16)
+            if not master:  # the next step starts from the rounded parameter
+                p64 = [bench.backend.to_host(p).astype(np.float64) for p in param]
+        _nothing_moves(bench, lists, step, corrections, lambda flag: (
+            multi.advance(step, flag, corrections, 0.9, 0.999),
+            multi.adam(lists, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, flag, factor, maximize)))
+
+
+def _nothing_moves(bench, lists, step, corrections, update):
+    """With the flag set every bit stays, the step count as well."""
+    def bits():
+        return [bench.backend.to_host(a).tobytes() for a in (*sum(lists.lists, []), step, corrections)]
+
+    before = bits()
+    update(_numbers(bench, 1, dtype=np.int32))
+    assert bits() == before
+    bench.compared += 1
+
+
+def sgd(bench, dtype):
+    masters = (False, True) if dtype != F32 else (False,)
+    for momentum, nesterov, master in itertools.product((0.0, 0.9), (False, True), masters):
+        if nesterov and not momentum:
+            continue
+        param, p64 = _draw_lists(bench, dtype)
+        grad, g64 = _draw_lists(bench, dtype)
+        state = [[bench.put(np.full(n, np.nan, F32), o) for n, o in LISTS]] if momentum else []
+        if master:
+            state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
+        lists = multi.TensorLists(param, grad, *state)
+        step, corrections = _numbers(bench, 0), _numbers(bench, 0, 0)
+        dampening, found = 0.0 if nesterov else 0.2, _numbers(bench, 0, dtype=np.int32)
+        settings, b = (0.1, momentum, dampening, 0.01, nesterov, master), []
+        for t in (1, 2):
+            multi.advance(step, found, corrections, 0.9, 0.999)
+            multi.sgd(lists, step, *settings, found=found)
+            g = [a + 0.01 * p for a, p in zip(g64, p64)]
+            if momentum:
+                b = g if t == 1 else [momentum * x + (1 - dampening) * y for x, y in zip(b, g)]
+                g = [x + momentum * y for x, y in zip(g, b)] if nesterov else b
+            p64 = [p - 0.1 * x for p, x in zip(p64, g)]
+            for i in range(len(LISTS)):
+                what = f"step {t} of tensor {i}, momentum={momentum}, nesterov={nesterov}, master={master}"
+                bench.same(param[i], p64[i], "parameter, " + what, 8)
+                if momentum:
+                    bench.same(state[0][i], b[i], "momentum, " + what, 8)
+            if not master:
+                p64 = [bench.backend.to_host(p).astype(np.float64) for p in param]
+        _nothing_moves(bench, lists, step, corrections, lambda flag: (
+            multi.advance(step, flag, corrections, 0.9, 0.999), multi.sgd(lists, step, *settings, found=flag)))
+
+
 CASES = {  # case -> the `__global__` functions it covers
     activations: ("activation_forward", "activation_backward"),
     activations_of_extremes: ("activation_forward", "activation_backward"),
@@ -300,4 +420,7 @@ CASES = {  # case -> the `__global__` functions it covers
     column_sums: ("column_sums",),
     cross_entropy: ("cross_entropy_forward", "cross_entropy_backward"),
     cross_entropy_out_of_range: ("cross_entropy_forward", "cross_entropy_backward"),
+    unscaling: ("unscale", "finish_norm"),
+    adam: ("adam", "advance"),
+    sgd: ("sgd", "advance"),
 }

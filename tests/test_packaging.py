@@ -37,7 +37,8 @@ def test_wheel_holds_the_package_and_nothing_else(built):
     with zipfile.ZipFile(built[0]) as wheel:
         names = set(wheel.namelist())
     info = f"tinytorch_gpu-{tinytorch_gpu.__version__}.dist-info/"
-    assert {n for n in names if not n.startswith(info)} == sources()
+    kernels = {f"tinytorch_gpu/cuda_sources/{p.name}" for p in (ROOT / "kernels").iterdir()}
+    assert {n for n in names if not n.startswith(info)} == sources() | kernels
     assert info + "licenses/LICENSE" in names and info + "entry_points.txt" in names
 
 

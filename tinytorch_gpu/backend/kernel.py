@@ -136,6 +136,7 @@ class Kernel:
         self._signature = None
         self._launches: dict[type, _Launches] = {}
         self._functions: dict[tuple, object] = {}
+        self._of: dict[tuple, Kernel] = {}
         self._lead = 0
         if isinstance(source, str) and source.endswith(".cu") and "/" not in source:
             LIBRARY.append(self)
@@ -169,6 +170,17 @@ class Kernel:
             self._lead = pointers[0]
             self._signature = found
         return self._signature
+
+    def of(self, *dtypes) -> Kernel:
+        """The kernel for given dtypes of its template's types: for kernels whose arrays do not tell them."""
+        made = self._of.get(dtypes)
+        if made is None:
+            types = {name: C_NAMES[d] for name, d in zip(self.signature.types, dtypes, strict=True)}
+            made = self._of[dtypes] = Kernel(self.source, self._name, optional=self.optional, types=self.types,
+                                             options=self.options[len(OPTIONS):], **self.constants, **types)
+            if made in LIBRARY:
+                LIBRARY.remove(made)
+        return made
 
     def __call__(self, grid, block, *args, shared=0):
         """Launch. `grid`, `block`: tuples of 1 to 3; arguments in the source's order; `shared` dynamic bytes."""

@@ -109,7 +109,8 @@ def norm(x, weight, bias, columns, eps, center):
     mean = xp.empty((rows, 1), F32) if center else None
     r = xp.empty((rows, 1), F32)
     grid, block = _launch(rows, columns, x.itemsize)
-    _norm[center](grid, block, x, weight, bias, y, mean, r, rows, columns, eps)
+    _norm[center](grid, block, x, weight, bias, y, mean, r, rows, columns,
+                  1 / columns, eps)
     return y, mean, r
 
 
@@ -129,7 +130,7 @@ def norm_backward(grad, x, weight, mean, r, columns, center):
     if weight is not None:
         parts = [xp.empty((blocks, columns), F32), xp.empty((blocks, columns), F32) if center else None]
     _norm_backward[center]((blocks,), (_threads(columns, x.itemsize), 1), grad, x, weight, mean, r, gx, *parts, rows,
-                           columns, shared=shared)
+                           columns, 1 / columns, shared=shared)
     if weight is None:
         return gx
     sums = [None if p is None else column_sums(p, weight.dtype).reshape(weight.shape) for p in parts]
@@ -167,7 +168,8 @@ def cross_entropy(x, target, ignore, smoothing):
     xp, (rows, columns) = xp_of(x), x.shape
     loss, lse = xp.empty((rows,), F32), xp.empty((rows,), F32)
     grid, block = _launch(rows, columns, x.itemsize)
-    _cross_entropy(grid, block, x, target, loss, lse, rows, columns, ignore, smoothing)
+    _cross_entropy(grid, block, x, target, loss, lse, rows, columns, ignore, smoothing,
+                   smoothing / columns)
     return loss, lse
 
 
@@ -181,5 +183,6 @@ def cross_entropy_backward(grad, x, target, lse, ignore, smoothing, scale=None):
     rows, columns = x.shape
     gx = xp_of(x).empty(x.shape, x.dtype)
     grid, block = _launch(rows, columns, x.itemsize)
-    _cross_entropy_backward(grid, block, grad, scale, x, target, lse, gx, rows, columns, ignore, smoothing, grad.ndim)
+    _cross_entropy_backward(grid, block, grad, scale, x, target, lse, gx, rows, columns, ignore, smoothing,
+                            smoothing / columns, grad.ndim)
     return gx
