@@ -528,7 +528,8 @@ def _gradient(f):
     return fn
 
 
-_INSIDE = dict(why="two divisions by a small standard deviation")
+_INSIDE = dict(nonfinite=False, why="two divisions by a small standard deviation; which of inf - inf and inf * 0 comes "
+               "first is the library's order of sums")
 Case("Shift", lambda t, x: REGISTRY["Shift"].apply(x, dim=1, by=1, fill=0), R(3, 4),
      torch=lambda t, x: t.cat([t.zeros_like(x[:, :1]), x[:, :3]], 1))
 Case("Pick", lambda t, x, i: REGISTRY["Pick"].apply(x, index=array_of(i), dim=1), R(3, 4), I(3, 1, n=4),

@@ -1,4 +1,7 @@
-"""`pytest --device cpu|sim|cuda`: the same tests on each device, with seeds that are new in each run and printed."""
+"""`pytest --device cpu|sim|cuda`: the same tests on each device, with seeds that are new in each run and printed.
+
+The whole suite runs in two processes or more where pytest-xdist is installed; `-n 0` keeps it in one.
+"""
 from __future__ import annotations
 
 import os
@@ -14,6 +17,19 @@ from tinytorch_gpu.backend import device as devices
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "sim", "cuda"), default="cpu",
                      help="where tensors are made: the CPU, the simulated device or an NVIDIA GPU (default: cpu)")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its own options
+def pytest_cmdline_main(config):
+    if hasattr(config, "workerinput"):  # pytest-xdist calls this in its workers too: they must not have workers
+        return
+    option, cores = config.option, os.cpu_count() or 1
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if (whole and cores > 1 and getattr(option, "numprocesses", 0) is None and option.dist == "no"
+            and option.device != "cuda" and not (option.collectonly or option.usepdb)):
+        # two processes on two cores: 15,961 tests in 249 s on a machine with as much other work again. Each process
+        # needs some seconds of imports and collection first: no more than eight
+        option.numprocesses, option.dist = min(cores, 8), "worksteal"
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its seed

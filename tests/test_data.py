@@ -294,7 +294,8 @@ def test_what_is_not_there_says_so():
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 sys.path.insert(0, {tests!r})
 from loader_datasets import Facts, Squares
 from tinytorch_gpu.utils import data

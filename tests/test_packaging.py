@@ -51,7 +51,7 @@ def test_metadata(built):
     assert metadata["Requires-Python"] == ">=3.11" and metadata["License-Expression"] == "MIT"
     needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {line.split(";")[0].split(">")[0].split("<")[0] for line in needed} == {
-        "numpy", "ml-dtypes", "scipy", "safetensors", "tqdm", "nvtx"}
+        "numpy", "ml-dtypes", "scipy", "threadpoolctl", "tqdm", "nvtx"}
     assert {"cuda12", "cuda13", "cuda13-ctk", "data", "oracle", "test", "viz"} <= set(
         metadata.get_all("Provides-Extra"))
     assert not [line for line in metadata.get_all("Requires-Dist") if "torch" in line and "oracle" not in line]

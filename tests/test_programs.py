@@ -499,7 +499,25 @@ def needs_input_grad(t):
     return only, a.grad, b.grad
 
 
+def modes(t):
+    states = []
+    with t.inference_mode():
+        with t.inference_mode(False):
+            states += [t.is_grad_enabled(), t.is_inference_mode_enabled()]
+        states += [t.is_grad_enabled(), t.is_inference_mode_enabled()]
+    with t.no_grad(), t.inference_mode(False):
+        states.append(t.is_grad_enabled())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unused = t.autograd.detect_anomaly()
+        states.append(t.is_anomaly_enabled() if t is not tt else t.autograd.is_anomaly_enabled())
+        with unused:
+            states.append(t.is_anomaly_enabled() if t is not tt else t.autograd.is_anomaly_enabled())
+    return states
+
+
 PROGRAMS = [
+    modes,
     linear_regression, buffers, gan, gradient_penalty, schedule, custom_function, straight_through, hooks,
     checkpointing, saved_hooks, functional_derivatives, inplace_tricks, loader, persistence, halves, complexes,
     double_default, numpy_interop, printing, python_protocol, attention_block, conv_net, grad_accumulation, creation,
@@ -542,3 +560,8 @@ def test_program(program, device, torch):
     loose = 2e-2 if program is halves else 0  # widened before the comparison
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         same(a, b, loose, f"result {i} of {program.__name__}")
+
+
+def test_a_module_does_not_hide_the_function_of_its_name():
+    importlib.import_module("tinytorch_gpu.autograd.gradcheck")
+    assert tt.autograd.gradcheck(tt.exp, tt.ones(2, dtype=tt.float64, requires_grad=True))

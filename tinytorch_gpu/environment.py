@@ -12,7 +12,7 @@ from ._version import __version__
 from .backend import device as devices
 
 DRIVERS = {"linux": ("libcuda.so.1",), "win32": ("nvcuda.dll",)}  # NVIDIA has none for macOS
-PACKAGES = ("numpy", "scipy", "ml_dtypes", "safetensors", "tqdm", "nvtx")
+PACKAGES = ("numpy", "scipy", "ml_dtypes", "threadpoolctl", "tqdm", "nvtx")
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
 
 

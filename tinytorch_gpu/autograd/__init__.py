@@ -6,6 +6,8 @@ without what is built upon it.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 
 _HOME = {
     "backward": "engine", "grad": "engine",
@@ -30,3 +32,14 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*_HOME, *_MODULES})
+
+
+class _Contents(types.ModuleType):
+    """Importing the submodule `gradcheck` must not hide the function of that name."""
+
+    def __setattr__(self, name, value):
+        if name not in _HOME or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Contents

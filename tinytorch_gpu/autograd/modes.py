@@ -137,8 +137,7 @@ class inference_mode(_Mode):
     def __enter__(self):
         self._outer = (state.grad, state.inference)
         state.inference = self._mode
-        if self._mode:
-            state.grad = False
+        state.grad = not self._mode  # inference_mode(False) records again, as in PyTorch
 
     def __exit__(self, *exc):
         state.grad, state.inference = self._outer
@@ -189,7 +188,11 @@ class detect_anomaly(set_detect_anomaly):
     """
 
     def __init__(self, check_nan: bool = True):
-        super().__init__(True, check_nan)
+        self._check_nan = check_nan
+
+    def __enter__(self):
+        super().__init__(True, self._check_nan)  # not before: a detect_anomaly() that nobody enters changes nothing
+        return self
 
 
 def is_anomaly_enabled() -> bool:

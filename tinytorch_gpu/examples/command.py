@@ -9,7 +9,8 @@ import sys
 import threading
 
 from .. import environment
-from ..backend import device as devices, memory
+from ..backend import device as devices
+from ..backend import memory
 from .settings import UserError
 
 

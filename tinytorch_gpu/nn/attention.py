@@ -25,8 +25,7 @@ class MultiheadAttention(Module):
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0:
             raise ValueError("[MultiheadAttention] embed_dim and num_heads must be greater than 0, got "
-                             f"embed_dim={embed_dim} and "
-                             f"num_heads={num_heads} instead")
+                             f"embed_dim={embed_dim} and num_heads={num_heads} instead")
         if embed_dim % num_heads:
             raise AssertionError(f"[MultiheadAttention] embed_dim must be divisible by num_heads, got {embed_dim} and "
                                  f"{num_heads}")

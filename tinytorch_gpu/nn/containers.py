@@ -300,8 +300,7 @@ class ParameterDict(Module):
     def _name(key):
         if not isinstance(key, str):
             raise TypeError("[ParameterDict] Index given to ParameterDict cannot be used as a key as it is not a "
-                            "string (type is "
-                            f"'{type(key).__name__}').")
+                            f"string (type is '{type(key).__name__}').")
         return key
 
     def __delitem__(self, key):

@@ -44,8 +44,7 @@ class _Conv(Module):
             padding = _each(padding, n)
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
             raise ValueError(f"[{type(self).__name__}] padding_mode must be one of 'zeros', 'reflect', 'replicate', "
-                             "'circular', but got "
-                             f"padding_mode='{padding_mode}'")
+                             f"'circular', but got padding_mode='{padding_mode}'")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = _each(kernel_size, n), stride, _each(dilation, n)
         self.padding, self.padding_mode = padding, padding_mode

@@ -166,9 +166,7 @@ class BackwardHooks:
                 changed = changed if isinstance(changed, tuple) else (changed,)
                 if len(changed) != len(grads):
                     raise RuntimeError(f"[{type(self.module).__name__}] Backward pre hook returned an invalid number "
-                                       "of grad_output, "
-                                       "got "
-                                       f"{len(changed)}, but expected {len(grads)}")
+                                       f"of grad_output, got {len(changed)}, but expected {len(grads)}")
                 grads = changed
         if self.input_places is not None:
             self.grad_outputs = grads
@@ -182,9 +180,7 @@ class BackwardHooks:
                 changed = hook(self.module, (None,) * self.n_inputs, grads)
                 if changed is not None and not (isinstance(changed, tuple) and all(g is None for g in changed)):
                     raise RuntimeError(f"[{type(self.module).__name__}] Backward hook for Modules where no input "
-                                       "requires gradient "
-                                       "should always "
-                                       "return None or None for all gradients.")
+                                       "requires gradient should always return None or None for all gradients.")
         return tuple(grads[i] for i in self.output_places)
 
     def _at_inputs(self, grads, _):
@@ -197,8 +193,7 @@ class BackwardHooks:
                 changed = changed if isinstance(changed, tuple) else (changed,)
                 if len(changed) != len(grads):
                     raise RuntimeError(f"[{type(self.module).__name__}] Backward hook returned an invalid number of "
-                                       "grad_input, got "
-                                       f"{len(changed)}, but expected {len(grads)}")
+                                       f"grad_input, got {len(changed)}, but expected {len(grads)}")
                 grads = changed
         self.grad_outputs = None
         return tuple(grads[i] for i in self.input_places)

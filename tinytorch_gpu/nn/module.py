@@ -62,23 +62,20 @@ class Module(Callable, Stateful):
         elif name in held.get("_parameters", ()):
             if value is not None:
                 raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as parameter '{name}' "
-                                "(nn.Parameter or None "
-                                "expected)")
+                                "(nn.Parameter or None expected)")
             self.register_parameter(name, None)
         elif isinstance(value, Module) or name in held.get("_modules", ()):
             self._need_init("module")
             if value is not None and not isinstance(value, Module):
                 raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as child module '{name}' "
-                                "(nn.Module or None "
-                                "expected)")
+                                "(nn.Module or None expected)")
             self._forget(name, "_parameters", "_buffers")
             self._modules[name] = registered("module", self, name, value)
         elif isinstance(value, Buffer) or name in held.get("_buffers", ()):
             self._need_init("buffer")
             if value is not None and not isinstance(value, Tensor):
                 raise TypeError(f"[{type(self).__name__}] cannot assign '{kind.__name__}' as buffer '{name}' "
-                                "(nn.Buffer, Tensor or None "
-                                "expected)")
+                                "(nn.Buffer, Tensor or None expected)")
             persistent = value.persistent if isinstance(value, Buffer) else (
                 name not in self._non_persistent_buffers_set)
             held.pop(name, None)
@@ -126,8 +123,7 @@ class Module(Callable, Stateful):
         if param is not None:
             if not isinstance(param, Parameter):
                 raise TypeError(f"[register_parameter] cannot assign '{type(param).__name__}' object to parameter "
-                                f"'{name}' (nn.Parameter or "
-                                "None required)")
+                                f"'{name}' (nn.Parameter or None required)")
             if param.grad_fn is not None:
                 raise ValueError(f"[register_parameter] Cannot assign non-leaf Tensor to parameter '{name}': compute "
                                  "it in forward()")
@@ -139,8 +135,7 @@ class Module(Callable, Stateful):
         self._check_name("buffer", name, self.__dict__.get("_buffers", {}))
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"[register_buffer] cannot assign '{type(tensor).__name__}' object to buffer '{name}' "
-                            "(Tensor or None "
-                            "required)")
+                            "(Tensor or None required)")
         self._buffers[name] = registered("buffer", self, name, tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)

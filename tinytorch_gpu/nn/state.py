@@ -152,9 +152,7 @@ class Stateful:
         for hook in self._load_state_dict_post_hooks.values():
             if hook(self, found) is not None:
                 raise AssertionError("[load_state_dict] Hooks registered with ``register_load_state_dict_post_hook`` "
-                                     "are not "
-                                     "expected to "
-                                     "return new values: change incompatible_keys in place")
+                                     "are not expected to return new values: change incompatible_keys in place")
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                               error_msgs):

@@ -1,8 +1,6 @@
 """Comparison, logic and selection: eq ... ge, logical_*, bitwise_*, isnan ..., where, clamp."""
 from __future__ import annotations
 
-import numpy as np
-
 from .. import ops
 from ..autograd.operator import array_of
 from ..autograd.pointwise import Pointwise
@@ -10,8 +8,6 @@ from ..backend import dtypes
 from ..backend.device import xp_of
 from ..tensor import Tensor, attach
 from .registry import public
-
-_REAL = np.dtype(np.bool_)
 
 
 class _Compare(Pointwise):
@@ -42,11 +38,11 @@ class _Order(_Compare):
     __slots__ = ()
 
     @classmethod
-    def apply(cls, *args):
-        for a in args:
-            if a.__class__ is complex or getattr(getattr(a, "_array", a), "dtype", _REAL).kind == "c":
+    def apply(cls, a, b):
+        for x in (a, b):
+            if x._array.dtype.kind == "c" if isinstance(x, Tensor) else x.__class__ is complex:
                 raise NotImplementedError(f"[{cls.__name__}] not implemented for complex numbers: compare abs()")
-        return super().apply(*args)
+        return super().apply(a, b)
 
 
 class _Logical(_Compare):

@@ -165,8 +165,7 @@ class Optimizer:
         elif isinstance(params, set):
             raise TypeError(
                 f"[{type(self).__name__}.add_param_group] optimizer parameters need to be organized in ordered "
-                "collections, but the ordering of tensors in "
-                "sets will change between runs. Please use a list instead."
+                "collections, but the ordering of tensors in sets will change between runs. Please use a list instead."
             )
         params = list(params)
         names = []

@@ -29,8 +29,7 @@ class LRScheduler:
             elif "initial_lr" not in group:
                 raise KeyError(
                     f"[{type(self).__name__}] param 'initial_lr' is not specified in param_groups[{i}] when resuming "
-                    "scheduler with "
-                    "last_epoch >= 0: load the optimizer's state first"
+                    "scheduler with last_epoch >= 0: load the optimizer's state first"
                 )
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch

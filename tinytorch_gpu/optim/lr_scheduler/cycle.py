@@ -103,8 +103,7 @@ def _per_group(name, optimizer, value):
     if isinstance(value, (list, tuple)):
         if len(value) != len(optimizer.param_groups):
             raise ValueError(f"[lr_scheduler] {name} must have the same length as optimizer.param_groups. {name} has "
-                             f"{len(value)} "
-                             f"values, param_groups has {len(optimizer.param_groups)}.")
+                             f"{len(value)} values, param_groups has {len(optimizer.param_groups)}.")
         return value
     return [value] * len(optimizer.param_groups)
 
@@ -167,8 +166,7 @@ class OneCycleLR(LRScheduler):
         self._check_caller()
         if self.last_epoch > self.total_steps:
             raise ValueError(f"[OneCycleLR.get_lr] Tried to step {self.last_epoch} times. The specified number of "
-                             "total steps is "
-                             f"{self.total_steps}")
+                             f"total steps is {self.total_steps}")
         anneal = _cosine if self._anneal_func_type == "cos" else _linear
         start = 0.0
         for phase in self._schedule_phases:

@@ -23,12 +23,10 @@ class SequentialLR(LRScheduler):
             if not hasattr(each, "optimizer"):
                 raise TypeError(f"[{name}] at index {i} should have `optimizer` as its attribute.")
             if isinstance(each, ReduceLROnPlateau):
-                raise ValueError(f"[{name}] does not support `ReduceLROnPlateau` scheduler as it "
-                                 "requires additional "
+                raise ValueError(f"[{name}] does not support `ReduceLROnPlateau` scheduler as it requires additional "
                                  f"kwargs to be specified when calling `step`, but got one at index {i}")
             if each.optimizer is not optimizer:
-                raise ValueError(f"[{name}] expects all schedulers to belong to the same optimizer, but "
-                                 "got scheduler "
+                raise ValueError(f"[{name}] expects all schedulers to belong to the same optimizer, but got scheduler "
                                  f"{type(each).__name__} at index {i} of another one")
         if len(milestones) != len(schedulers) - 1:
             raise ValueError("[SequentialLR] Sequential Schedulers expects number of schedulers provided to be one "
