@@ -63,6 +63,12 @@ def test_add_with_vectors_and_tails(real, rng, kind, name, n, shift):
     equal(c, to_host(a) + to_host(b))
 
 
+def test_accesses_of_two_sizes(real):
+    y = unwritten(64, np.float32)
+    real.get_function("finer")((1,), (64,), (dev(np.arange(128), np.float16), y))
+    equal(y, np.arange(0, 128, 2))
+
+
 def test_softmax_rows(real, rng):
     x = rng.standard_normal((9, 333)).astype(np.float32)
     y = unwritten(x.shape, np.float32)

@@ -180,7 +180,9 @@ extern "C" int tt_launch(tt_Launch* l) {
   if (l->check) {
     checker = new Checker;
     checker->launch = l;
-    checker->first = cell_store.begin((uint64_t)l->grid[0] * l->grid[1] * l->grid[2]);
+    uint64_t blocks = (uint64_t)l->grid[0] * l->grid[1] * l->grid[2];
+    checker->first = cell_store.begin(blocks);
+    checker->last = checker->first + (uint32_t)blocks;
     checker->stack_low = (uintptr_t)workers[0]->arena.low;
     checker->stack_bytes = workers[0]->arena.stride * MAX_THREADS;
     workers[0]->checker = checker;

@@ -42,7 +42,7 @@ struct Checker {
   uintptr_t index_low, index_bytes;  // where threadIdx and its kind lie
   std::vector<tt_Region*> sorted;
   tt_Region* by_pc[256] = {};  // an instruction mostly stays in one region
-  uint32_t first = 0;          // records with a block above it are of this launch
+  uint32_t first = 0, last = 0;  // the records of this launch have blocks above `first`, up to `last`
   uint32_t block = 1;
   uint32_t epoch = 0;
   uint32_t barrier_clock[MAX_THREADS];
@@ -242,7 +242,7 @@ static void make_cells(Worker* w, tt_Region* r, int granule_log2) {
     Cell* old = (Cell*)r->cells;
     int shift = r->granule_log2 - granule_log2;
     for (uint64_t i = 0; i < count; ++i) cells[i] = old[std::min(i >> shift, r->cell_count - 1)];
-    cell_store.give(old, r->cell_count);
+    munmap(old, CellStore::capacity(r->cell_count) * sizeof(Cell));  // its records are of this launch: not to be met again
   }
   r->cells = cells;
   r->cell_count = count;
@@ -315,7 +315,7 @@ static void access(const void* pointer, unsigned size, bool write, bool read, bo
   Thread& t = w->thread[w->current];
   Record mine = {c->block, t.clock, (uint32_t)((uint64_t)pc - w->launch->module_base), (uint16_t)w->current,
                  (uint16_t)(c->epoch << 1 | (atomic ? 1 : 0))};
-  const uint32_t newer = r->shared ? c->block - 1 : c->first, latest = r->shared ? c->block : ~0u;
+  const uint32_t newer = r->shared ? c->block - 1 : c->first, latest = r->shared ? c->block : c->last;
   auto counts = [=](const Record& record) { return record.block > newer && record.block <= latest; };
   for (uint64_t i = first; i <= last; ++i) {
     Cell& cell = cells[i];
