@@ -1,6 +1,7 @@
 """The emulator of CUDA: real kernels against NumPy, planted faults of every class, the cache, both fiber switches."""
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import re
 import subprocess
@@ -489,6 +490,49 @@ def test_blocks_over_host_threads(monkeypatch, rng):
     monkeypatch.setenv("TINYTORCH_EMULATOR_THREADS", "many")
     with pytest.raises(ValueError, match="TINYTORCH_EMULATOR_THREADS"):
         module.get_function("histogram")((300,), (256,), (dev(x, i32), counts, i32(x.size)))
+
+
+@pytest.mark.parametrize("check", [False, True], ids=["fast", "check"])
+def test_launches_from_two_python_threads(planted, check, rng):
+    module = Module(REAL, name_expressions=TEMPLATES, check=check, file="real.cu")
+    softmax = module.get_function("softmax")
+    x = rng.standard_normal((8, 64)).astype(np.float32)
+    e = np.exp(x.astype(np.float64))
+
+    def work(broken):
+        for _ in range(30):
+            if broken:
+                with pytest.raises(KernelFault, match="16 of 32 threads"):
+                    planted[check].get_function("barrier_for_some")(1, 32, (f32(32),))
+            y = unwritten(x.shape, np.float32)
+            softmax((8,), (64,), (dev(x), y, i32(64)), 256)
+            np.testing.assert_allclose(to_host(y), e / e.sum(1, keepdims=True), rtol=1e-5)  # 64 float32 terms
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(work, broken) for broken in (False, True, False)]:
+            future.result(60)
+
+
+def test_dynamic_shared_memory_in_a_namespace():
+    source = """
+    namespace mine { template <typename T> __global__ void turned(T* y) {
+        extern __shared__ float4 room[];
+        T* own = reinterpret_cast<T*>(room);
+        own[threadIdx.x] = T(threadIdx.x);
+        __syncthreads();
+        y[threadIdx.x] = own[blockDim.x - 1 - threadIdx.x];
+    } }
+    __global__ void other(int* y) {
+        extern __shared__ int ints[];
+        ints[threadIdx.x] = 3;
+        y[threadIdx.x] = ints[threadIdx.x];
+    }
+    """
+    for check in (False, True):
+        module = Module(source, name_expressions=("mine::turned<double>",), check=check)
+        y = unwritten(8, np.float64)
+        module.get_function("mine::turned<double>")(1, 8, (y,), 64)
+        equal(y, np.arange(8)[::-1])
 
 
 def test_the_cache_is_used(tmp_path, monkeypatch):

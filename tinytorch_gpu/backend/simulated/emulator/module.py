@@ -111,8 +111,10 @@ class Module:
         dynamic = _dynamic(self.source)
         if dynamic:  # all names are the same memory, as on a GPU
             section = '.pushsection .tbss,\\"awT\\",@nobits\\n.p2align 8\\n'
+            spaces = re.findall(r"\bnamespace\s+(\w+)\s*\{", without_comments(self.source))
+            inside = [f"_ZN{len(s)}{s}{len(n)}{n}E" for s in dict.fromkeys(spaces) for n in dynamic]
             labels = "".join(f".hidden {n}\\n.globl {n}\\n.type {n},@object\\n.size {n}, {SHARED_MOST}\\n{n}:\\n"
-                             for n in dynamic)
+                             for n in [*dynamic, *inside])
             tail += [
                 f'asm("{section}{labels}.zero {SHARED_MOST}\\n.popsection");',
                 f'extern __attribute__((visibility("hidden"))) thread_local char tt_dynamic[] __asm__("{dynamic[0]}");',
@@ -170,7 +172,7 @@ class Module:
         self.code = max(s["offset"] + s["size"] for s in symbols if s["kind"] == "FUNC")
         self.data = [s for s in symbols if s["kind"] == "OBJECT" and s["size"]]
         self.shared = [s for s in symbols if s["kind"] == "TLS" and s["size"] and s["name"] != "tt_anchor"
-                       and s["name"] not in dynamic]
+                       and s["name"].rpartition("::")[2] not in dynamic]
         self._library = library
 
     def get_function(self, name: str) -> Function:
