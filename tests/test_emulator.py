@@ -548,3 +548,38 @@ def test_the_cache_is_used(tmp_path, monkeypatch):
     Module(source, check=True).get_function("k")
     Module(source, options=("-DX=1",)).get_function("k")
     assert calls
+
+
+def test_traffic_of_each_line():
+    source = """__global__ void lines(const float* x, float* y, int stride) {
+        __shared__ float tile[32 * 33];
+        const int t = threadIdx.x;
+        float a = x[t];
+        float b = x[t * 8];
+        float4 c = ((const float4*)x)[t];
+        float d = x[0];
+        tile[t * 33] = a;
+        tile[t * stride] = b;
+        __syncthreads();
+        y[t] = a + b + c.x + d + tile[0];
+    }"""
+    function = Module(source, check=True).get_function("lines")
+    rows = emulator.traffic(function, 1, 32, (f32(256), f32(32), i32(33)))
+    found = {(row.line, row.space, row.write): (row.requests, row.transfers, row.least) for row in rows}
+    assert found == {
+        (4, "global", False): (1, 4, 4),
+        (5, "global", False): (1, 32, 4),
+        (6, "global", False): (1, 16, 16),
+        (7, "global", False): (1, 1, 1),
+        (8, "shared", True): (1, 1, 1),
+        (9, "shared", True): (1, 1, 1),
+        (11, "shared", False): (1, 1, 1),
+        (11, "global", True): (1, 4, 4),
+    }
+    conflict = Module("__global__ void k(float* y) { __shared__ float v[1024]; v[threadIdx.x * 32] = 1.f;\n"
+                      "__syncthreads(); y[threadIdx.x] = v[(31 - threadIdx.x) * 32]; }", check=True).get_function("k")
+    rows = emulator.traffic(conflict, 1, 32, (f32(32),))
+    shared = [(row.line, row.write, row.transfers, row.least) for row in rows if row.space == "shared"]
+    assert shared == [(1, True, 32, 1), (2, False, 32, 1)]
+    with pytest.raises(ValueError, match="check=True"):
+        emulator.traffic(Module(source).get_function("lines"), 1, 32, (f32(256), f32(32), i32(33)))

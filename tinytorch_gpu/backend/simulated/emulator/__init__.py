@@ -5,10 +5,11 @@ from __future__ import annotations
 from .build import CompileError, EmulatorUnavailable, unavailable
 from .faults import Fault, KernelFault
 from .module import Function, Module
+from .traffic import LineTraffic, traffic
 from .verify import verify
 from .vocabulary import OutsideVocabulary
 
 __all__ = [
-    "CompileError", "EmulatorUnavailable", "Fault", "Function", "KernelFault", "Module", "OutsideVocabulary",
-    "unavailable", "verify",
+    "CompileError", "EmulatorUnavailable", "Fault", "Function", "KernelFault", "LineTraffic", "Module",
+    "OutsideVocabulary", "traffic", "unavailable", "verify",
 ]

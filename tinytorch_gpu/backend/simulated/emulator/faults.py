@@ -35,6 +35,13 @@ class RawLaunch(ctypes.Structure):
         ("region_count", i32), ("shared_region_count", i32), ("module_base", u64), ("module_bytes", u64),
         ("fault", u64), ("output", u64),
         ("output_capacity", u64), ("output_size", u64), ("accesses", u64),
+        ("traffic", u64), ("traffic_capacity", i32), ("traffic_count", i32),
+    ]
+
+
+class RawTraffic(ctypes.Structure):
+    _fields_ = [
+        ("pc", u64), ("requests", u64), ("transfers", u64), ("least", u64), ("write", i32), ("shared", i32),
     ]
 
 

@@ -16,7 +16,7 @@ from .build import HERE, CompileError, build, cuda_headers, preprocessed, runtim
 from .faults import RawFault, RawLaunch, RawParameter, RawRegion, explain
 from .vocabulary import OutsideVocabulary, first_outside, own_lines, without_comments
 
-ABI = 4  # TT_ABI of runtime/abi.hpp
+ABI = 5  # TT_ABI of runtime/abi.hpp
 SHARED = 48 << 10  # bytes a block may have without asking for more
 SHARED_MOST = 227 << 10
 MANY_THREADS = 32768  # of a launch: below it one host thread is quicker
@@ -254,9 +254,10 @@ class Function:
         return f"<emulated kernel {self.name} ({', '.join(map(str, self.parameters))})>"
 
     def launch(self, grid, block, args, shared_mem=0, schedule=0, poison=-1, seed=0, uninitialised=frozenset(),
-               seconds=None) -> None:
+               seconds=None, traffic=None) -> None:
         """A launch with the emulator's own settings: `schedule` 0 ascending, 1 descending, 2 random by `seed`;
-        `poison` the byte in shared memory before each block; arguments of which nothing is written; time limit."""
+        `poison` the byte in shared memory before each block; arguments of which nothing is written; time limit;
+        an array of RawTraffic to fill."""
         module = self.module
         grid, block = _three(self.name, "grid", grid), _three(self.name, "block", block)
         if not 0 <= shared_mem <= min(self.max_dynamic_shared_size_bytes, SHARED_MOST):
@@ -274,6 +275,8 @@ class Function:
         if module.check:
             words, raws = self._areas(args, uninitialised, shared_mem, launch)
             keep.append(raws)
+            if traffic is not None:
+                launch.traffic, launch.traffic_capacity = ctypes.addressof(traffic), len(traffic)
         elif math.prod(grid) > 1 and math.prod(grid) * math.prod(block) >= MANY_THREADS and schedule == 0:
             launch.workers = min(host_threads(), math.prod(grid))
         output = None

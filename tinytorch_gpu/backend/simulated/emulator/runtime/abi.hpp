@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define TT_ABI 4
+#define TT_ABI 5
 
 // One memory area that a kernel of the check build may touch: an argument, a `__shared__` array, module data.
 struct tt_Region {
@@ -45,6 +45,13 @@ enum tt_Kind {
   TT_ARITHMETIC, TT_STACK
 };
 
+// Of one instruction: requests of whole warps, transfers (32-byte sectors; of shared memory: passes over the banks)
+// and the fewest transfers that could carry the same bytes.
+struct tt_Traffic {
+  uint64_t pc, requests, transfers, least;
+  int32_t write, shared;
+};
+
 struct tt_Launch {
   void (*call)(void** arguments);
   void** arguments;
@@ -71,6 +78,9 @@ struct tt_Launch {
   uint64_t output_size;
   // counted by the check build
   uint64_t accesses;
+  tt_Traffic* traffic;  // null: not counted
+  int32_t traffic_capacity;
+  int32_t traffic_count;
 };
 
 struct tt_Parameter {

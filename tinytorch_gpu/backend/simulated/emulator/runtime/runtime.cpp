@@ -7,6 +7,7 @@
 #include "scheduler.hpp"
 #include "shadow.hpp"
 #include "signals.hpp"
+#include "traffic.hpp"
 
 thread_local uint3 threadIdx;
 thread_local uint3 blockIdx;
@@ -67,6 +68,11 @@ static void run_block(Worker* w, uint64_t number) {
   begin_block(w, number);
   w->next = w->order[0];
   go(w, &w->home, take_idle(w));
+  if (w->launch->traffic && w->checker) {
+    w->busy = 1;
+    count_block(w);
+    w->busy = 0;
+  }
 }
 
 void run_blocks(Worker* w, std::atomic<uint64_t>* next_block) {
@@ -193,6 +199,8 @@ extern "C" int tt_launch(tt_Launch* l) {
   for (auto& thread : threads) thread.join();
   if (checker) {
     l->accesses = checker->accesses;
+    for (auto& [key, row] : checker->traffic)
+      if (l->traffic && l->traffic_count < l->traffic_capacity) l->traffic[l->traffic_count++] = row;
     for (int i = 0; i < l->region_count; ++i)
       if (l->regions[i].cells) cell_store.give((Cell*)l->regions[i].cells, l->regions[i].cell_count);
     workers[0]->checker = nullptr;

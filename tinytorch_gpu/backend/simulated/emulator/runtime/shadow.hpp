@@ -35,6 +35,14 @@ struct Knowledge {
   }
 };
 
+struct Event {
+  uint64_t address;
+  uint32_t pc, nth;
+  uint16_t thread, size;
+  bool write, shared;
+};
+static void count_access(Worker* w, uint64_t address, unsigned size, bool write, bool shared, uint64_t pc);
+
 struct Checker {
   tt_Launch* launch;
   uintptr_t stack_low;
@@ -51,6 +59,8 @@ struct Checker {
   Knowledge acquired;
   bool has_acquired = false;
   uint64_t accesses = 0;
+  std::vector<Event> events;
+  std::unordered_map<uint64_t, tt_Traffic> traffic;
 };
 
 static void place_regions(Worker* w) {
@@ -302,6 +312,7 @@ static void access(const void* pointer, unsigned size, bool write, bool read, bo
     snprintf(fault.text, sizeof fault.text, "%u", align);
     raise(w, fault);
   }
+  if (w->launch->traffic) count_access(w, address, size, write, r->shared != 0, (uint64_t)pc);
   if (atomic) synchronise_by_atomic(w, address);
   uintptr_t base = (uintptr_t)r->low & ~(uintptr_t)15;
   if (!r->cells) make_cells(w, r, 2);
