@@ -30,7 +30,6 @@ class Bench:
 
     def __init__(self, backend, rng):
         self.backend, self.rng, self.compared = backend, rng, 0
-        self.quick = False  # fewer sizes, for the slow check build
 
     def put(self, array, offset=0):
         """The array on the device, its first element `offset` elements behind an aligned address."""

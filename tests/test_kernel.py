@@ -38,7 +38,7 @@ def launched(monkeypatch):
     """Launches are written down instead of run: [(expression, grid, block, arguments, shared)]."""
     seen = []
 
-    def compiled(backend, source, expression, options):
+    def compiled(backend, source, expression, options, parameters):
         return lambda grid, block, args, shared_mem: seen.append((expression, grid, block, list(args), shared_mem))
 
     monkeypatch.setattr(kernels, "_compile", compiled)
@@ -301,6 +301,17 @@ def test_an_endless_index_is_found_by_the_check_build(emulated):
     bad = Kernel("__global__ void f(float* x, int n) { x[n] = 1.f; }")
     with kernels.checking(), pytest.raises(KernelFault, match="out of bounds"):
         bad((1,), (1,), put(np.zeros(4, np.float32)), 4)
+
+
+def test_an_output_that_is_not_written_is_found_by_several_orders(emulated):
+    from tinytorch_gpu.backend.simulated.emulator import KernelFault
+
+    lazy = Kernel("__global__ void f(const float* x, float* y) { if (threadIdx.x) y[threadIdx.x] = x[threadIdx.x]; }")
+    x, y = put(np.ones(4, np.float32)), put(np.zeros(4, np.float32))
+    with kernels.checking():
+        lazy((1,), (4,), x, y)
+    with kernels.checking(orders=True), pytest.raises(KernelFault, match="different results"):
+        lazy((1,), (4,), x, y)
 
 
 # kernel or formula

@@ -10,6 +10,7 @@ from tinytorch_gpu.backend import kernel, kernel_source
 from tinytorch_gpu.backend.device import backend_for
 from tinytorch_gpu.backend.device import device as Device
 
+IN_PLACE = {"unscale", "advance", "adam", "sgd"}
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -32,12 +33,12 @@ def test_kernel_equals_its_formula(case, dtype, backend, rng):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)
 def test_kernel_touches_only_its_own_memory_without_races(case, backend, rng):
-    """The check build sees every access; float16 has the largest pieces of a thread and the odd tails."""
+    """The check build sees every access, and the order of threads must not show in the bits. float16 has the largest
+    pieces of a thread and the odd tails. Kernels that change tensors in place run once, not in several orders."""
     if backend.type != "sim":
         pytest.skip("the check build is the simulated device's")
-    with kernel.checking():
+    with kernel.checking(orders=not IN_PLACE & set(CASES[case])):
         bench = Bench(backend, rng)
-        bench.quick = True
         case(bench, np.dtype(np.float16))
     assert bench.compared
 

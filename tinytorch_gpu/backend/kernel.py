@@ -61,10 +61,14 @@ def use_kernels(enabled=True):
 
 
 @contextlib.contextmanager
-def checking():
-    """Launches on the simulated device inside the block run in its check build (memory, races, initialisation)."""
-    outer = getattr(_local, "check", False)
-    _local.check = True
+def checking(orders=False):
+    """Launches on the simulated device inside the block run in its check build (memory, races, initialisation).
+
+    `orders`: each launch runs in several orders of its threads, with several contents of unwritten memory, and must
+    give the same bits; for kernels that only write what they get by non-constant pointers.
+    """
+    outer = getattr(_local, "check", "")
+    _local.check = "orders" if orders else "once"
     try:
         yield
     finally:
@@ -360,14 +364,15 @@ class Kernel:
         place = (backend.type, _checked() if backend.type == "sim" else _current(backend).index, expression)
         function = self._functions.get(place)
         if function is None:
-            function = self._functions[place] = _compile(backend, read(self.source), expression, self.options)
+            function = self._functions[place] = _compile(
+                backend, read(self.source), expression, self.options, self.signature.parameters)
         if backend.type == "cuda" and shared > STATIC_SHARED and function.max_dynamic_shared_size_bytes < shared:
             function.max_dynamic_shared_size_bytes = shared
         return function
 
 
-def _checked() -> bool:
-    return getattr(_local, "check", False)
+def _checked() -> str:
+    return getattr(_local, "check", "")
 
 
 def _current(backend):
@@ -376,13 +381,23 @@ def _current(backend):
 
 
 
-def _compile(backend, source, expression, options):
+def _compile(backend, source, expression, options, parameters):
     """The compiled function. CuPy and the emulator each keep binaries on the disk, by the source with its headers."""
     if backend.type == "sim":
-        from .simulated.emulator import Module
+        from .simulated.emulator import Module, verify
 
-        return Module(source.text, options=options, name_expressions=(expression,), check=_checked()).get_function(
-            expression)
+        check = _checked()
+        module = Module(source.text, options=options, name_expressions=(expression,), check=bool(check))
+        function = module.get_function(expression)
+        if check != "orders":
+            return function
+
+        def in_orders(grid, block, args, shared_mem):
+            written = [i for i, (p, a) in enumerate(zip(parameters, args))
+                       if p.pointer and not p.constant and a is not None]
+            verify(function, grid, block, args, shared_mem, written)
+
+        return in_orders
     cupy = backend.xp
     module = cupy.RawModule(code=source.text, options=options, name_expressions=(expression,))
     try:
