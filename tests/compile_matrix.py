@@ -166,11 +166,16 @@ def main(arguments=None):
         kernels = compile_file(nvrtc, file, expressions)
         print(f"{file}: {len(expressions)} kernels x {len(ARCHITECTURES)} architectures in "
               f"{time.perf_counter() - began:.1f} s")
-        spills += new_spills(old["kernels"], kernels)
+        found = [] if given.allow_spills else list(new_spills(old["kernels"], kernels))
+        if found:
+            spills += found
+            continue
         files[file] = {"source": source, "kernels": kernels}
         if files[file] != old:
             changed.append(file)
-    if spills and not given.allow_spills:
+            if not given.check:
+                write(nvrtc, recorded["files"] | files)  # at once: what is compiled stays if a later file fails
+    if spills:
         print("\n".join(spills), file=sys.stderr)
         return 1
     gone = set(recorded["files"]) - set(files)
@@ -179,17 +184,19 @@ def main(arguments=None):
             print(f"bench/results/kernels.json is not up to date for {file}: run python tests/compile_matrix.py",
                   file=sys.stderr)
         return 1 if changed or gone else 0
-    if changed or gone or recorded.get("nvrtc") != nvrtc.version:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"nvrtc": nvrtc.version, "flags": list(FLAGS), "architectures": list(ARCHITECTURES), "files": files}
-        RESULTS.write_text(_compact(json.dumps(whole, indent=1, sort_keys=True)) + "\n")
+    if gone:
+        write(nvrtc, files)
     return 0
 
 
-def _compact(text):
-    """The figures of one architecture on one line."""
-    return re.sub(r'\{\s*"registers": (\d+),\s*"shared": (\d+),\s*"spills": (\d+)\s*\}',
+def write(nvrtc, files):
+    """Write the figures of these files, one architecture a line."""
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"nvrtc": nvrtc.version, "flags": list(FLAGS), "architectures": list(ARCHITECTURES), "files": files}
+    text = json.dumps(whole, indent=1, sort_keys=True)
+    text = re.sub(r'\{\s*"registers": (\d+),\s*"shared": (\d+),\s*"spills": (\d+)\s*\}',
                   r'{"registers": \1, "shared": \2, "spills": \3}', text)
+    RESULTS.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Every kernel of the library against float64 formulas, executed on the simulated device (or a GPU: --device cuda)."""
 from __future__ import annotations
 
+import json
+
+import compile_matrix
 import ml_dtypes
 import numpy as np
 import pytest
@@ -54,6 +57,16 @@ def test_every_kernel_has_a_launcher():
     written = {(path.name, name) for path in kernel_source.library_files()
                for name in kernel_source.read(path).signatures}
     assert launched == written
+
+
+def test_the_compile_matrix_knows_the_sources():
+    """bench/results/kernels.json was made from these sources, and nothing spills."""
+    recorded = json.loads(compile_matrix.RESULTS.read_text(encoding="utf-8"))
+    for file, expressions in compile_matrix.instantiations().items():
+        known = recorded["files"].get(file, {"source": "", "kernels": {}})
+        assert known["source"] == compile_matrix.state(file, expressions, recorded["nvrtc"]), (
+            f"{file} has changed since it was compiled for all architectures: run python tests/compile_matrix.py")
+        assert not [e for e, rows in known["kernels"].items() for row in rows.values() if row["spills"]]
 
 
 def test_results_do_not_differ_between_runs(backend, rng):
