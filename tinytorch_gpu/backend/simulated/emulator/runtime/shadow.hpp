@@ -251,7 +251,10 @@ static void make_cells(Worker* w, tt_Region* r, int granule_log2) {
   if (r->cells) {
     Cell* old = (Cell*)r->cells;
     int shift = r->granule_log2 - granule_log2;
-    for (uint64_t i = 0; i < count; ++i) cells[i] = old[std::min(i >> shift, r->cell_count - 1)];
+    for (uint64_t i = 0; i < count; ++i) {
+      const Cell& from = old[std::min(i >> shift, r->cell_count - 1)];
+      if (from.write.block > w->checker->first || from.read.block > w->checker->first) cells[i] = from;
+    }
     munmap(old, CellStore::capacity(r->cell_count) * sizeof(Cell));  // its records are of this launch: not to be met again
   }
   r->cells = cells;
