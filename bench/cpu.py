@@ -171,7 +171,7 @@ def save(rows):
                          f"{r['ratio_p80']} | {r['limit']} |")
     for r in rows:
         if r["work"] == "memory":
-            chain = ", ".join(f"{n:,}: {s} s" for n, s in r["chain_seconds"].items())
+            chain = ", ".join(f"{int(n):,}: {s} s" for n, s in r["chain_seconds"].items())
             lines += ["", "Memory, 200 x (Linear + ReLU), forward + backward: "
                       f"peak {r['peak_MiB']} MiB by tracemalloc = parameters' "
                       f"gradients + {r['peak_in_activations']} activations of {r['activation_MiB']} MiB "
