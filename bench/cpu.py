@@ -172,7 +172,8 @@ def save(rows):
     for r in rows:
         if r["work"] == "memory":
             chain = ", ".join(f"{int(n):,}: {s} s" for n, s in r["chain_seconds"].items())
-            lines += ["", f"Memory, 200 x (Linear + ReLU), forward + backward: peak {r['peak_MiB']} MiB by tracemalloc, "
+            lines += ["", "Memory, 200 x (Linear + ReLU), forward + backward: "
+                      f"peak {r['peak_MiB']} MiB by tracemalloc, "
                       f"at most {r['limit_MiB']} (203 activations of {r['activation_MiB']} MiB and the parameters' "
                       f"gradients, {r['gradients_MiB']} MiB). Chains of operators, forward + backward: {chain}."]
     (folder / "cpu.md").write_text("\n".join(lines) + "\n")
