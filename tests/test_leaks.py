@@ -239,8 +239,8 @@ def test_reference_counts_of_arrays_return():
 
 
 def test_200_layers_hold_one_activation_each(device):
-    """Linear saves its input, ReLU its output: the same array. So forward + backward of 200 x (Linear + ReLU) peaks at no
-    more than 201 activations, the parameters' gradients and 2 activations in flight."""
+    """Linear saves its input, ReLU its output: the same array. So forward + backward of 200 x (Linear + ReLU) peaks at
+    no more than 201 activations, the parameters' gradients and 2 activations in flight."""
     if device.type != "cpu":
         pytest.skip("tracemalloc sees the memory of NumPy arrays only")
     from tinytorch_gpu import nn
