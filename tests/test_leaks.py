@@ -236,3 +236,25 @@ def test_reference_counts_of_arrays_return():
     y.backward()
     after = sys.getrefcount(x._array)
     assert (during, after) == (refs + 2, refs)
+
+
+def test_200_layers_hold_one_activation_each(device):
+    """Linear saves its input, ReLU its output: the same array. So forward + backward of 200 x (Linear + ReLU) peaks at
+    no more than 201 activations, the parameters' gradients and 2 activations in flight."""
+    if device.type != "cpu":
+        pytest.skip("tracemalloc sees the memory of NumPy arrays only")
+    from tinytorch_gpu import nn
+
+    width, batch, depth = 32, 2048, 200
+    model = nn.Sequential(*(m for _ in range(depth) for m in (nn.Linear(width, width), nn.ReLU())))
+    x = tensor(np.random.default_rng(0).standard_normal((batch, width)).astype(np.float32))
+    model(x).sum().backward()  # what is made once
+    model.zero_grad()
+    activation, gradients = batch * width * 4, sum(p.nbytes for p in model.parameters())
+    tracemalloc.start()
+    try:
+        model(x).sum().backward()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 199 * activation < peak < 203 * activation + gradients

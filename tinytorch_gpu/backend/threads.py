@@ -5,13 +5,14 @@ one BLAS thread. Handing a piece over takes some 30 us: only operators of a mill
 """
 from __future__ import annotations
 
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import threadpoolctl
 
-__all__ = ["get_num_threads", "set_num_threads", "each", "split"]
+__all__ = ["get_num_threads", "set_num_threads", "each", "split", "Scratch"]
 
 _lock = threading.Lock()
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None  # (process, workers, pool)
@@ -111,3 +112,25 @@ def split(n, pieces_per_thread=1, least=1):
     count = max(1, min(_threads * pieces_per_thread, n // max(1, least)))
     edges = [n * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+class Scratch(threading.local):
+    """Arrays that a thread uses again for piece after piece: a new one costs page faults each time."""
+
+    def __init__(self, xp, dtype):
+        self.xp, self.dtype, self.arrays = xp, dtype, {}
+
+    def __call__(self, name, *shape):
+        """An array with any content, the same memory for the same name."""
+        return self._get(name, shape, self.xp.empty)
+
+    def zeros(self, name, *shape):
+        """The same, zero where the caller has never written since it was made."""
+        return self._get(name, shape, self.xp.zeros)
+
+    def _get(self, name, shape, make):
+        n = math.prod(shape)
+        held = self.arrays.get(name)
+        if held is None or held.size < n:
+            held = self.arrays[name] = make(n, self.dtype)
+        return held[:n].reshape(shape)

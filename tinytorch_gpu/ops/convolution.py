@@ -60,28 +60,25 @@ class Geometry:
             for piece in pieces:
                 function(piece)
 
-    def pad(self, xp, x):
-        """A piece of the input with its zeros around."""
-        if not any(lo or hi for lo, hi in self.padding):
-            return x
-        out = xp.zeros(x.shape[:2] + self.padded, x.dtype)
-        out[self.inside] = x
-        return out
-
-    def columns(self, xp, x):
+    def columns(self, scratch, x):
         """(n, in, *space) -> (groups, in / groups * taps, n * positions)."""
         n, channels = x.shape[:2]
-        x = self.pad(xp, x).swapaxes(0, 1)
-        out = xp.empty((channels, *self.kernel, n, *self.out), x.dtype)
+        if self.padded != self.x_shape[2:]:
+            padded = scratch.zeros("padded", n, channels, *self.padded)
+            padded[self.inside] = x  # the border stays zero from piece to piece
+            x = padded
+        x = x.swapaxes(0, 1)
+        out = scratch("columns", channels, *self.kernel, n, *self.out)
         for offset, window in self.windows:
             out[offset] = x[window]
         return out.reshape(self.groups, channels // self.groups * self.taps, n * self.positions)
 
-    def fold(self, xp, columns, n):
+    def fold(self, scratch, columns, n):
         """The adjoint of `columns`: sums every element back to where it came from."""
         channels = self.x_shape[1]
         columns = columns.reshape(channels, *self.kernel, n, *self.out)
-        x = xp.zeros((channels, n, *self.padded), columns.dtype)
+        x = scratch("folded", channels, n, *self.padded)
+        x[...] = 0
         for offset, window in self.windows:
             x[window] += columns[offset]
         return x[self.inside].swapaxes(0, 1)
@@ -91,10 +88,11 @@ class Geometry:
         g = self.groups
         return w.reshape(g, w.shape[0] // g, -1) if w.size else w.reshape(g, w.shape[0] // g, math.prod(w.shape[1:]))
 
-    def grouped_output(self, xp, y):
+    def grouped_output(self, scratch, y):
         """(n, out, *space) -> (groups, out / groups, n * positions)."""
         n, channels = y.shape[:2]
-        rows = xp.ascontiguousarray(y.swapaxes(0, 1))
+        rows = scratch("rows", channels, n, *self.out)
+        rows[...] = y.swapaxes(0, 1)
         return rows.reshape(self.groups, channels // self.groups, n * self.positions)
 
 
@@ -119,8 +117,12 @@ class Conv(_Convolution):
         weight = g.grouped_weight(w)
         shift = None if bias is None else bias.reshape(filters, 1, *(1,) * len(g.out))
 
+        scratch = threads.Scratch(xp, x.dtype)
+
         def run(piece):
-            product = xp.matmul(weight, g.columns(xp, x[piece])).reshape(filters, -1, *g.out)
+            columns = g.columns(scratch, x[piece])
+            product = scratch("product", g.groups, filters // g.groups, columns.shape[2])
+            product = xp.matmul(weight, columns, out=product).reshape(filters, -1, *g.out)
             target = out[piece].swapaxes(0, 1)
             if shift is None:
                 target[...] = product
@@ -149,9 +151,12 @@ class ConvInput(_Convolution):
         out = xp.empty(g.x_shape, y.dtype)
         weight = g.grouped_weight(w).swapaxes(1, 2)
 
+        scratch = threads.Scratch(xp, y.dtype)
+
         def run(piece):
-            part = y[piece]
-            out[piece] = g.fold(xp, xp.matmul(weight, g.grouped_output(xp, part)), part.shape[0])
+            rows = g.grouped_output(scratch, y[piece])
+            columns = scratch("columns", g.groups, weight.shape[1], rows.shape[2])
+            out[piece] = g.fold(scratch, xp.matmul(weight, rows, out=columns), rows.shape[2] // g.positions)
 
         g.over_batch(xp, y.itemsize, run)
         return out
@@ -170,10 +175,11 @@ class ConvWeight(_Convolution):
         node.geometry = g = geometry
         node.save(x if node.need(1) else None, y if node.need(0) else None)
         xp = node.xp
-        parts = {}
+        parts, scratch = {}, threads.Scratch(xp, x.dtype)
 
         def run(piece):
-            parts[piece.start] = xp.matmul(g.grouped_output(xp, y[piece]), g.columns(xp, x[piece]).swapaxes(1, 2))
+            rows = g.grouped_output(scratch, y[piece])
+            parts[piece.start] = xp.matmul(rows, g.columns(scratch, x[piece]).swapaxes(1, 2))
 
         g.over_batch(xp, x.itemsize, run)
         total = xp.zeros(g.w_shape, x.dtype)

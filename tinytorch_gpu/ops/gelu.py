@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import threading
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
@@ -31,18 +30,12 @@ def blockwise(function, x, *others):
         function(xp, lambda n: [xp.empty(x.shape, x.dtype) for _ in range(n)], flat.reshape(x.shape), *arrays)
         return out
     arrays = [a.reshape(-1) for a in arrays]
-    held = threading.local()  # scratch of each thread
-
-    def work(n, size):
-        scratch = held.__dict__.setdefault("scratch", [])
-        while len(scratch) < n:
-            scratch.append(xp.empty(BLOCK, x.dtype))
-        return [s[:size] for s in scratch[:n]]
+    scratch = threads.Scratch(xp, x.dtype)
 
     def run(a):
         b = min(a + BLOCK, flat.size)
         with dtypes.quiet():  # NumPy's error state belongs to the thread
-            function(xp, lambda n: work(n, b - a), flat[a:b], *[array[a:b] for array in arrays])
+            function(xp, lambda n: [scratch(i, b - a) for i in range(n)], flat[a:b], *[array[a:b] for array in arrays])
 
     threads.each(run, range(0, flat.size, BLOCK))
     return out
