@@ -45,11 +45,11 @@ def choose_device(name: str):
         print(f"training on {where} ({devices.probe().name})")
     else:
         memory.keep_freed_memory()
+        hint = environment.gpu_hint()
+        if hint:  # the first line: a GPU that lies idle is the first thing to know
+            print(hint)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         print(f"training on {'the CPU' if where.type == 'cpu' else 'the simulated device'}, {cores} cores")
-        hint = environment.gpu_hint()
-        if hint:
-            print(hint)
     return where
 
 
