@@ -920,8 +920,8 @@ def softmax(input, dim=None, dtype=None) -> Tensor:
     """exp(input) / sum(exp(input)) along `dim`; `dtype` converts first. Same shape. As torch.nn.functional.softmax."""
     ...
 
-def softmax_backward(grad, probs) -> Tensor:
-    """probs * (grad - sum(grad * probs, -1)); internal."""
+def softmax_backward(grad, y, dim) -> Tensor:
+    """y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
     ...
 
 def sort(input, dim=-1, descending=False, stable=False) -> tuple[Tensor, Tensor]:

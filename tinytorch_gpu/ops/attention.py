@@ -65,7 +65,7 @@ class Attention(Operator):
             g = g if factors is None else ops.mul(g, factors)
         if grad_probs is not None:
             g = grad_probs if g is None else ops.add(g, grad_probs)
-        gs = ops.softmax_backward(g, probs)
+        gs = ops.softmax_backward(g, probs, array_of(probs).ndim - 1)
         gq = ops.mul(ops.gemm(gs, k), node.scale) if node.need(0) else None
         gk = ops.mul(ops.gemm(gs, q, True), node.scale) if node.need(1) else None
         return gq, gk, gv, gs if node.need(3) else None
@@ -101,43 +101,6 @@ def _softmax_scores(xp, q, k, bias, allowed, scale, out):
     if bias is not None or allowed is not None:
         total = xp.where(total == 0, total.dtype.type(1), total)
     xp.divide(scores, total, out=out)
-
-
-def _softmax_gradient(g, p, out):
-    out = g * p if out is None else np.multiply(g, p, out=out)
-    total = kept_sum(out, out.ndim - 1)
-    out -= p * total
-    return out
-
-
-class SoftmaxBackward(Operator):
-    """p * (g - sum(g * p)) over the last dimension: the gradient of softmax scores."""
-
-    opmath = True
-    promotion = "common"
-
-    def forward(node, g, p):
-        node.save(g, p)
-        if node.xp is not np or g.size < 1 << 16 or g.shape != p.shape:
-            return _softmax_gradient(g, p, None)
-        out = np.empty(g.shape, g.dtype)
-        g, p, rows = g.reshape(-1, g.shape[-1]), p.reshape(-1, p.shape[-1]), out.reshape(-1, g.shape[-1])
-        threads.each(lambda s: _softmax_gradient(g[s], p[s], rows[s]), threads.split(len(g), 8))
-        return out
-
-    def backward(node, grad):
-        g, p = node.saved
-        inner = ops.sum(ops.mul(g, p), -1, keepdim=True)
-        weighted = ops.sum(ops.mul(grad, p), -1, keepdim=True)
-        gg = ops.mul(p, ops.sub(grad, weighted))
-        gp = ops.sub(ops.mul(grad, ops.sub(g, inner)), ops.mul(weighted, g))
-        return gg, gp
-
-
-@public
-def softmax_backward(grad, probs):
-    """probs * (grad - sum(grad * probs, -1)); internal."""
-    return SoftmaxBackward.apply(grad, probs)
 
 
 @public(functional=True)

@@ -1,9 +1,11 @@
 """softmax and log_softmax along one dimension, without overflow."""
 from __future__ import annotations
 
+import numpy as np
+
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes, kernel_rows
+from ..backend import dtypes, kernel_rows, threads
 from .axes import axis_of, real_only
 from .registry import public
 from .sums import kept_max, kept_sum
@@ -41,10 +43,10 @@ class Softmax(Operator):
 
     def backward(node, grad):
         (y,) = node.saved
-        return SoftmaxAlongBackward.apply(grad, y, dim=node.dim)
+        return SoftmaxBackward.apply(grad, y, dim=node.dim)
 
 
-class SoftmaxAlongBackward(Operator):
+class SoftmaxBackward(Operator):
     """y * (grad - sum(grad * y)) in four passes; from the output y."""
 
     __slots__ = ("dim",)
@@ -59,17 +61,26 @@ class SoftmaxAlongBackward(Operator):
         node.dim = dim
         node.save(grad, y)
         xp = node.xp
-        out = xp.multiply(grad, y)
-        total = kept_sum(out, dim)
-        xp.subtract(grad, total, out=out)
-        return xp.multiply(out, y, out=out)
+        out = xp.empty(y.shape, y.dtype)
+
+        def run(piece):
+            g, p, o = grad[piece], y[piece], out[piece]
+            xp.multiply(g, p, out=o)
+            xp.subtract(g, kept_sum(o, dim), out=o)
+            xp.multiply(o, p, out=o)
+
+        if xp is np and y.size >= 1 << 16 and dim > 0:
+            threads.each(run, threads.split(y.shape[0], 8))
+        else:
+            run(...)
+        return out
 
     def backward(node, h):
         grad, y = node.saved
         d = node.dim
         hy = ops.sum(ops.mul(h, y), d, True)
         apart = ops.sub(grad, ops.sum(ops.mul(grad, y), d, True))
-        return SoftmaxAlongBackward.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
+        return SoftmaxBackward.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
 
 
 class LogSoftmax(Operator):
@@ -125,6 +136,12 @@ class LogSoftmaxBackward(Operator):
         hp = ops.mul(h, p)
         return (ops.sub(h, ops.sum(hp, node.dim, True)),
                 ops.neg(ops.mul(hp, ops.sum(grad, node.dim, True))))
+
+
+@public
+def softmax_backward(grad, y, dim):
+    """y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
+    return SoftmaxBackward.apply(grad, y, dim=dim)
 
 
 def _along(cls, name, input, dim, dtype):
