@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from . import memory
+
 __all__ = [
     "device", "Backend", "Probe", "probe", "backend_of", "backend_for", "xp_of", "device_of",
     "default_device", "set_default_device", "get_default_device", "resolve",
@@ -128,6 +130,8 @@ class _Cpu(Backend):
 
     def __init__(self):
         self._device = device("cpu")
+        if os.environ.get("TINYTORCH_KEEP_FREED", "1") != "0":
+            memory.keep_freed_memory()
 
     @functools.cached_property
     def special(self):
@@ -143,13 +147,9 @@ class _Cpu(Backend):
         return array
 
     def memory_stats(self, index=None):
-        from . import memory
-
         return memory.cpu_memory_stats()
 
     def reset_peak(self, index=None):
-        from . import memory
-
         memory.reset_cpu_peak()
 
 

@@ -10,7 +10,6 @@ import threading
 
 from .. import environment
 from ..backend import device as devices
-from ..backend import memory
 from .settings import UserError
 
 
@@ -44,7 +43,6 @@ def choose_device(name: str):
     if where.type == "cuda":
         print(f"training on {where} ({devices.probe().name})")
     else:
-        memory.keep_freed_memory()
         hint = environment.gpu_hint()
         if hint:  # the first line: a GPU that lies idle is the first thing to know
             print(hint)
