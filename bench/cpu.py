@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,14 +55,19 @@ def pairs(work, count):
 
 
 def import_times(count):
-    """[(our import, PyTorch's import)] in fresh processes, seconds."""
-    def run(name):
-        code = f"import time; s = time.perf_counter(); import {name}; print(time.perf_counter() - s)"
-        out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        return float(out.stdout)
+    """[(our import, PyTorch's import)] in fresh processes, seconds; both from compiled bytecode, as installed."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = cache
 
-    run("tinytorch_gpu"), run("torch")
-    return [(run("tinytorch_gpu"), run("torch")) for _ in range(count)]
+        def run(name):
+            code = f"import time; s = time.perf_counter(); import {name}; print(time.perf_counter() - s)"
+            out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True,
+                                 text=True, check=True)
+            return float(out.stdout)
+
+        run("tinytorch_gpu"), run("torch")
+        return [(run("tinytorch_gpu"), run("torch")) for _ in range(count)]
 
 
 def summary(work, rows):

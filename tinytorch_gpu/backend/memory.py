@@ -103,9 +103,9 @@ KEPT = 1 << 28  # bytes
 def keep_freed_memory() -> bool:
     """Ask the C library to keep up to 256 MiB of freed blocks for the next arrays; False if it cannot.
 
-    glibc maps arrays above 128 KiB anew each time and returns them when they are freed, and the system clears every page
-    again: attention on (16, 4, 128, 32), forward and backward, takes 24 ms that way and 9.7 ms with this. The CPU
-    backend calls it once, unless TINYTORCH_KEEP_FREED=0.
+    glibc maps arrays above 128 KiB anew each time and returns them when they are freed, and the system clears every
+    page again: attention on (16, 4, 128, 32), forward and backward, takes 24 ms that way and 9.7 ms with this. The
+    CPU backend calls it once, unless TINYTORCH_KEEP_FREED=0.
     """
     if sys.platform != "linux":
         return False
