@@ -47,12 +47,16 @@ def growth(device, work, warm=2, times=4):
     try:
         for _ in range(warm):
             work()
-        before, objects = held(device), len(gc.get_objects())
-        for _ in range(times):
-            work()
-        left = len(gc.get_objects()) - objects
-        assert left <= 1, f"{left} Python objects are left, by reference cycles or lists that grow"
-        return held(device) - before
+        tries = []
+        for _ in range(3):  # a leak shows each time; what pytest-xdist's own thread allocates meanwhile does not
+            before, objects = held(device), len(gc.get_objects())
+            for _ in range(times):
+                work()
+            left = len(gc.get_objects()) - objects
+            tries.append((left > 1, held(device) - before, left))
+        bad, grown, left = min(tries)
+        assert not bad, f"{left} Python objects are left, by reference cycles or lists that grow"
+        return grown
     finally:
         if tracing:
             tracemalloc.stop()
