@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import threadpoolctl
 
-__all__ = ["get_num_threads", "set_num_threads", "each", "split", "Scratch"]
+__all__ = ["each", "split", "Scratch"]
 
 _lock = threading.Lock()
 _pool: tuple[int, int, ThreadPoolExecutor] | None = None  # (process, workers, pool)
@@ -31,27 +31,7 @@ def _initial() -> int:
         return os.cpu_count() or 1
 
 
-_threads = _initial()
-
-
-def get_num_threads() -> int:
-    """How many threads one operator may use on the CPU: OMP_NUM_THREADS, else the number of cores.
-
-    As torch.get_num_threads.
-    """
-    return _threads
-
-
-def set_num_threads(n: int) -> None:
-    """Set how many threads one operator may use on the CPU, in NumPy's BLAS too. As torch.set_num_threads.
-
-    Raises: RuntimeError unless n is a positive integer.
-    """
-    global _threads
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise RuntimeError(f"[set_num_threads] expected a positive int, got {n!r}")
-    _threads = n
-    _controller().limit(limits=n, user_api="blas")
+_threads = _initial()  # how many threads one operator may use: OMP_NUM_THREADS, else the number of cores
 
 
 def _controller():
