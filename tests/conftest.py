@@ -1,4 +1,4 @@
-"""`pytest --device cpu|sim|cuda`: the same tests on each device, with seeds that are new in each run and printed.
+"""`pytest --device cpu|sim|cuda` is the package's own plugin; here are seeds, new in each run and printed, and workers.
 
 The whole suite runs in two processes or more where pytest-xdist is installed; `-n 0` keeps it in one.
 """
@@ -11,12 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from tinytorch_gpu.backend import device as devices
-
-
-def pytest_addoption(parser):
-    parser.addoption("--device", choices=("cpu", "sim", "cuda"), default="cpu",
-                     help="where tensors are made: the CPU, the simulated device or an NVIDIA GPU (default: cpu)")
+pytest_plugins = ["tinytorch_gpu.testing.pytest", "pytester"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its own options
@@ -34,11 +29,6 @@ def pytest_cmdline_main(config):
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its seed
 def pytest_configure(config):
-    where = config.getoption("--device")
-    try:
-        devices.set_default_device(where)
-    except RuntimeError as e:
-        raise pytest.UsageError(f"--device {where}: {e}") from None
     given = os.environ.get("TINYTORCH_TEST_SEED", "")
     if given and not given.isdecimal():
         raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
@@ -54,15 +44,7 @@ def pytest_configure_node(node):
 
 
 def pytest_report_header(config):
-    where = config.getoption("--device")
-    probe = devices.probe()
-    gpu = probe.reason if probe.available else f"none ({probe.reason})"
-    return f"tinytorch_gpu: device {where}, GPU {gpu}, TINYTORCH_TEST_SEED={config.base_seed}"
-
-
-def pytest_runtest_setup(item):
-    if item.get_closest_marker("gpu") is not None and not devices.probe().available:
-        pytest.skip(f"needs a GPU: {devices.probe().reason}")
+    return f"tinytorch_gpu: TINYTORCH_TEST_SEED={config.base_seed}"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -70,16 +52,6 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed and "seed" in item.fixturenames:
         report.sections.append(("seed", f"repeat with TINYTORCH_TEST_SEED={item.config.base_seed}"))
-
-
-@pytest.fixture
-def device(request):
-    """The device under test, the default of new tensors."""
-    return devices.device(request.config.getoption("--device"), 0 if _numbered(request) else None)
-
-
-def _numbered(request):
-    return request.config.getoption("--device") != "cpu"
 
 
 @pytest.fixture

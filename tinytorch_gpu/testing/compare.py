@@ -7,9 +7,9 @@ from numbers import Number
 
 import numpy as np
 
-from .backend import dtypes
-from .backend.device import backend_for, backend_of, is_array, resolve
-from .tensor import Tensor, make
+from ..backend import dtypes
+from ..backend.device import backend_for, backend_of, is_array, resolve
+from ..tensor import Tensor, make
 
 __all__ = ["assert_close", "make_tensor"]
 
