@@ -155,10 +155,14 @@ class GELUBackward(Operator):
         grad, x = node.saved
         gx = None
         if node.need(1):
-            square = ops.mul(x, x)
-            second = ops.mul(ops.mul(ops.exp(ops.mul(square, -0.5)), DENSITY), ops.sub(2, square))
-            gx = ops.mul(ops.mul(h, grad), second)
+            gx = ops.mul(ops.mul(h, grad), gelu_bend(x))
         return GELUBackward.apply(h, x) if node.need(0) else None, gx
+
+
+def gelu_bend(x):
+    """The second derivative of GELU: phi(x) (2 - x^2)."""
+    square = ops.mul(x, x)
+    return ops.mul(ops.mul(ops.exp(ops.mul(square, -0.5)), DENSITY), ops.sub(2, square))
 
 
 class GELUTanh(Pointwise):
@@ -201,13 +205,17 @@ class GELUTanhBackward(Operator):
         grad, x = node.saved
         gx = None
         if node.need(1):
-            square = ops.mul(x, x)
-            t = ops.tanh(ops.mul(x, ops.add(ops.mul(square, ROOT * CUBE), ROOT)))
-            u = ops.add(ops.mul(square, 3 * ROOT * CUBE), ROOT)
-            bend = ops.sub(ops.mul(x, 6 * ROOT * CUBE), ops.mul(ops.mul(t, 2), ops.mul(u, u)))
-            second = ops.mul(ops.sub(1, ops.mul(t, t)), ops.add(u, ops.mul(ops.mul(x, 0.5), bend)))
-            gx = ops.mul(ops.mul(h, grad), second)
+            gx = ops.mul(ops.mul(h, grad), gelu_tanh_bend(x))
         return GELUTanhBackward.apply(h, x) if node.need(0) else None, gx
+
+
+def gelu_tanh_bend(x):
+    """The second derivative of GELU's tanh form: (1 - t^2) (u' + x (u'' / 2 - t u'^2))."""
+    square = ops.mul(x, x)
+    t = ops.tanh(ops.mul(x, ops.add(ops.mul(square, ROOT * CUBE), ROOT)))
+    u = ops.add(ops.mul(square, 3 * ROOT * CUBE), ROOT)
+    bend = ops.sub(ops.mul(x, 6 * ROOT * CUBE), ops.mul(ops.mul(t, 2), ops.mul(u, u)))
+    return ops.mul(ops.sub(1, ops.mul(t, t)), ops.add(u, ops.mul(ops.mul(x, 0.5), bend)))
 
 
 @public(functional=True)
