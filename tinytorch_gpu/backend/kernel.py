@@ -18,6 +18,7 @@ import threading
 
 import numpy as np
 
+from . import architecture
 from .device import CPU, backend_of, device, is_array, probe
 from .kernel_source import C_NAMES, C_TYPES, Signature, read
 
@@ -104,9 +105,10 @@ def reason(backend) -> str:
 FLOATS = frozenset(C_TYPES[name] for name in ("float", "__half", "__nv_bfloat16"))
 
 
-def fits(*arrays) -> bool:
+def fits(*arrays, kernel=None) -> bool:
     """Whether kernels may run on these operands: enabled, one device that has them, one dtype of float32, float16 and
-    bfloat16, contiguous, not empty. None stands for an operand that is left out."""
+    bfloat16, contiguous, not empty. None stands for an operand that is left out. `kernel`: one with `needs`, which an
+    older GPU may lack."""
     first = arrays[0]
     kind, dtype = first.__class__, first.dtype
     if dtype not in FLOATS or not kernels_enabled():
@@ -114,7 +116,9 @@ def fits(*arrays) -> bool:
     for a in arrays:
         if a is not None and (a.__class__ is not kind or a.dtype != dtype or not a.size or not a.flags.c_contiguous):
             return False
-    return ready(backend_of(first))
+    backend = backend_of(first)
+    return ready(backend) and (kernel is None or not kernel.needs or not architecture.lacking(
+        kernel.needs, (dtype,), architecture.capability_of(backend)))
 
 
 class _Launches(dict):
@@ -129,14 +133,15 @@ class Kernel:
     `source`: a library file's name, a path, or CUDA text; `name` may be left out where the source has one kernel.
     `constants` are the template's values (integers, booleans); its types come from the arrays' dtypes, and `types`
     lists the combinations that are allowed, in the template's order. `optional` names pointers that may be None.
+    `needs`: features that not every GPU has (`backend/architecture.py`).
     Raises (at a launch): TypeError for count, order and dtypes, ValueError for layout, alignment and sizes,
     RuntimeError for devices and sources that do not compile. All begin with `[kernel]`.
     """
 
-    def __init__(self, source, name=None, *, optional=(), types=None, options=(), **constants):
+    def __init__(self, source, name=None, *, optional=(), types=None, options=(), needs=(), **constants):
         self.source, self._name, self.optional = source, name, frozenset(optional)
         self.types = None if types is None else tuple(t if isinstance(t, tuple) else (t,) for t in types)
-        self.options, self.constants = (*OPTIONS, *options), constants
+        self.options, self.constants, self.needs = (*OPTIONS, *options), constants, tuple(needs)
         self._signature = None
         self._launches: dict[type, _Launches] = {}
         self._functions: dict[tuple, object] = {}
@@ -181,7 +186,8 @@ class Kernel:
         if made is None:
             types = {name: C_NAMES[d] for name, d in zip(self.signature.types, dtypes, strict=True)}
             made = self._of[dtypes] = Kernel(self.source, self._name, optional=self.optional, types=self.types,
-                                             options=self.options[len(OPTIONS):], **self.constants, **types)
+                                             options=self.options[len(OPTIONS):], needs=self.needs,
+                                             **self.constants, **types)
             if made in LIBRARY:
                 LIBRARY.remove(made)
         return made
@@ -225,6 +231,9 @@ class Kernel:
                       if (c := self._argument(p, a, backend, bound)) is not None]
         self._resolve(bound)
         self._sizes(grid, block, shared, backend)
+        if self.needs and (lacks := architecture.lacking(self.needs, bound.values(),
+                                                         architecture.capability_of(backend))):
+            self._refuse(RuntimeError, f"this device lacks {', '.join(lacks)}: use the formula")
         function = self._function(backend, self.expression(bound), shared)
         launches = self._launches.get(lead.__class__)
         if launches is None:
