@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from . import dtypes, threads
+from . import cublas, dtypes, threads
 from .device import backend_of, device_of
 
 __all__ = ["gemm", "matmul"]
@@ -42,11 +42,12 @@ def matmul(a, b):
     return out.reshape(shape)
 
 
-def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None):
-    """(..., M, K) @ (..., K, N) -> (..., M, N) for ranks >= 2, the leading dimensions broadcast.
+def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None, add=None, alpha=1, beta=1):
+    """alpha * (..., M, K) @ (..., K, N) + beta * add -> (..., M, N) for ranks >= 2, the leading dimensions broadcast.
 
     `trans_a`, `trans_b` swap the last two dimensions of an operand first, without a copy. Half types accumulate in
-    float32 and round once, or not at all with out_dtype=float32. Integers wrap. The result is a new array.
+    float32 and round once, or not at all with out_dtype=float32. Integers wrap. `add` is an array of the result's
+    dtype that broadcasts to its shape; it joins before the rounding. The result is a new array.
     Raises: RuntimeError for shapes, dtypes or devices that do not fit, NotImplementedError for bool.
     """
     dtype = a.dtype
@@ -74,13 +75,56 @@ def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None):
             raise RuntimeError(f"[matmul] out_dtype {out_dtype} does not go with operands of {dtype}: "
                                "float32 for half types, else the operands' dtype")
     backend = backend_of(a)
+    if backend.xp is not np and dtype in cublas.TYPES and _has(backend, dtype):
+        return _on_device(backend, a, b, out_dtype or dtype, add, alpha, beta)
+    plain = add is None and alpha == 1
+    out_dtype = out_dtype or dtype
+    product = _folded(backend, a, b, half, out_dtype if plain or not half else np.dtype(np.float32))
+    if plain:
+        return product
+    with dtypes.quiet():
+        if alpha != 1:
+            product *= alpha
+        if add is not None and beta:
+            product += add if beta == 1 else add * beta
+        return product.astype(out_dtype, copy=False)
+
+
+def _on_device(backend, a, b, out_dtype, add, alpha, beta):
+    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) + (a.shape[-2], b.shape[-1])
+    out = backend.xp.empty(shape, out_dtype)
+    if add is None or not beta:
+        beta = 0
+    else:
+        out[...] = add
+    if not out.size:
+        return out
+    if not a.shape[-1]:
+        out *= beta
+        if not beta:  # and not 0 times what was there
+            out.fill(0)
+        return out
+    cublas.product(backend, a, b, out, alpha, beta)
+    return out
+
+
+def _has(backend, dtype):
+    """Whether cuBLAS multiplies this dtype on the device: bfloat16 from compute capability 8.0 on."""
+    if dtype != dtypes.bfloat16.np or backend.type != "cuda":
+        return True
+    return cublas.capability(backend, backend.xp.cuda.runtime.getDevice()) >= 80
+
+
+def _folded(backend, a, b, half, out_dtype):
+    """The product by the array library; one B for all rows of A is one product instead of one per matrix."""
+    shape_a, shape_b = a.shape, b.shape
+    multiply = _half_product if half else _product
     if len(shape_a) > 2 and len(shape_b) == 2 and (backend.xp is not np or _rows_are_one_axis(a)):
-        # one product instead of one per matrix: (16, 128, 128) @ (128, 512) on 2 threads 1.4 ms, 2.2 ms without;
-        # CuPy copies operands of more than 2 dimensions that are not contiguous in any case
+        # (16, 128, 128) @ (128, 512) on 2 threads 1.4 ms, 2.2 ms without; CuPy copies operands of more than 2
+        # dimensions that are not contiguous in any case
         rows = a.reshape(math.prod(shape_a[:-1]), shape_a[-1])
-        product = (_half_product if half else _product)(backend, rows, b, out_dtype)
-        return product.reshape(shape_a[:-1] + shape_b[-1:])
-    return (_half_product if half else _product)(backend, a, b, out_dtype)
+        return multiply(backend, rows, b, out_dtype).reshape(shape_a[:-1] + shape_b[-1:])
+    return multiply(backend, a, b, out_dtype)
 
 
 def _product(backend, a, b, out_dtype=None):
@@ -104,21 +148,11 @@ def _product(backend, a, b, out_dtype=None):
 
 
 def _half_product(backend, a, b, out_dtype):
-    """float16 and bfloat16: accumulated in float32, rounded once.
-
-    On the CPU in float32 throughout (512^3: 1 ms, 313 ms in NumPy's float16). On a GPU cuBLAS does it for two
-    matrices; CuPy's matmul fails on bfloat16 with more dimensions (cupy#10317), and where the result has one
-    element it rounds every product to the half type first, so both go through float32 there.
-    """
-    dtype = a.dtype
-    native = backend.half_gemm_dtype is None and a.ndim == b.ndim == 2 and (a.shape[0] != 1 or b.shape[1] != 1)
-    if native and out_dtype in (None, dtype):
-        return backend.xp.matmul(a, b)
+    """float16 and bfloat16 in float32 throughout, rounded once: on the CPU (512^3: 1 ms, 313 ms in NumPy's float16),
+    and bfloat16 on a GPU whose cuBLAS has none."""
     product = _product(backend, a.astype(np.float32), b.astype(np.float32))
-    if out_dtype == np.float32:
-        return product
     with np.errstate(over="ignore"):  # beyond the largest float16 is inf
-        return product.astype(dtype)
+        return product.astype(out_dtype, copy=False)
 
 
 def _for_blas(a):
