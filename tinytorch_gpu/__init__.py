@@ -18,6 +18,7 @@ from .autograd.modes import (
     no_grad,
     set_grad_enabled,
 )
+from .backend.cublas import get_float32_matmul_precision, set_float32_matmul_precision
 from .backend.device import device, get_default_device, set_default_device
 from .backend.dtypes import (
     bfloat16,
@@ -52,7 +53,11 @@ pi, e, inf, nan = 3.141592653589793, 2.718281828459045, float64.np.type("inf").i
 globals().update({name: f for name, f in ops.PUBLIC.items() if not f._functional})
 
 _SUBPACKAGES = ("nn", "optim", "amp", "utils", "cuda", "autograd", "linalg", "testing", "io", "random")
-_LATE = {"save": "io", "load": "io", "from_dlpack": "interop", "result_type": "types"}
+_LATE = {
+    "save": "io", "load": "io", "from_dlpack": "interop", "result_type": "types", "autocast": "amp",
+    "is_autocast_enabled": "amp", "get_autocast_dtype": "amp", "is_autocast_cache_enabled": "amp",
+    "clear_autocast_cache": "amp",
+}
 
 
 def __getattr__(name):

@@ -5,6 +5,7 @@ from typing import Any
 from .backend.dtypes import dtype as dtype
 from .tensor import Tensor as Tensor
 
+from . import amp as amp
 from . import autograd as autograd
 from . import cuda as cuda
 from . import io as io
@@ -25,6 +26,7 @@ from .autograd.modes import enable_grad as enable_grad
 from .backend.dtypes import finfo as finfo
 from .backend.device import default_device as get_default_device
 from .backend.dtypes import get_default_dtype as get_default_dtype
+from .backend.cublas import get_float32_matmul_precision as get_float32_matmul_precision
 from .random import get_rng_state as get_rng_state
 from .backend.dtypes import iinfo as iinfo
 from .autograd.modes import inference_mode as inference_mode
@@ -37,6 +39,7 @@ from .backend.dtypes import promote_types as promote_types
 from .backend.random import seed as seed
 from .backend.device import set_default_device as set_default_device
 from .backend.dtypes import set_default_dtype as set_default_dtype
+from .backend.cublas import set_float32_matmul_precision as set_float32_matmul_precision
 from .autograd.modes import set_grad_enabled as set_grad_enabled
 from .random import set_rng_state as set_rng_state
 

@@ -69,6 +69,7 @@ def run(roots, create_graph, keep_graph, targets=None):
             wanted.setdefault(node, set()).add(i)
         reaching = _reaching([endpoint(e)[0] for e, _ in roots], wanted)
     outer, state.grad = state.grad, create_graph
+    casts, state.autocast = state.autocast, None
     try:
         while heap:
             node = heappop(heap)[1]
@@ -90,7 +91,7 @@ def run(roots, create_graph, keep_graph, targets=None):
             else:
                 _step(node, buffers.pop(node), buffers, heap, create_graph, keep_graph, reaching)
     finally:
-        state.grad = outer
+        state.grad, state.autocast = outer, casts
     return captured
 
 

@@ -15,6 +15,12 @@ class _State(threading.local):
     grad = True
     inference = False
     saved_hooks: tuple = ()  # innermost last; each is (pack, unpack)
+    autocast: dict | None = None  # array class -> half dtype
+    autocast_cache = True
+    autocast_depth = 0
+
+    def __init__(self):  # once in each thread
+        self.casts: dict = {}  # weights already cast, while an autocast is open
 
 
 state = _State()

@@ -21,6 +21,7 @@ from ..backend.device import _by_class, is_array, xp_of
 from ..tensor import INFERENCE, Tensor, Version, make
 from . import modes
 from .anomaly import trace_of
+from .casting import RULES, cast_inputs
 from .modes import state
 from .node import REGISTRY, AccumulateGrad, Node, endpoint, next_order, rejoin
 from .operands import F32, HALF, array_of, place, prepare, refusal, wide
@@ -40,7 +41,8 @@ class Operator(Node):
     `view`: the output may share the first input's memory; `differentiable`: False records nothing;
     `fused`: forward by a kernel, `fused(node, *arrays, **params)` on the operands as they are given, or None where the
     kernel does not fit; it saves what forward saves. `widens`: the backward is one operator that takes half types as
-    they are, so that after a fused forward nothing needs to be widened for it.
+    they are, so that after a fused forward nothing needs to be widened for it;
+    `autocast`: what the inputs are cast to under autocast, "lower", "float32", "widest" or None (casting.py).
     """
 
     __slots__ = ("xp", "wanted", "_saved", "_owners", "_versions", "_refs", "_tensors", "_unpack", "_widen")
@@ -51,10 +53,14 @@ class Operator(Node):
     differentiable = True
     fused = None
     widens = False
+    autocast: str | None = None
     materialize = True  # missing gradients of an operator with several outputs arrive as zeros
 
     def __init_subclass__(cls, abstract=False, **kwargs):
         super().__init_subclass__(**kwargs)
+        if cls.autocast is not None and cls.autocast not in RULES:
+            raise ValueError(f"[{cls.__name__}] autocast must be one of {', '.join(RULES)} or None, got "
+                             f"{cls.autocast!r}")
         if not abstract and cls.__module__.startswith("tinytorch_gpu.ops.") and not cls.__name__.startswith("_"):
             known = REGISTRY.setdefault(cls.__name__, cls)
             if known is not cls and known.__module__ != cls.__module__:
@@ -95,6 +101,8 @@ class Operator(Node):
     @classmethod
     def apply(cls, *args, **params):
         """Run the operator on Tensors (recording, if one requires grad), or on raw arrays (never recording)."""
+        if cls.autocast is not None and state.autocast is not None:
+            args = cast_inputs(cls.autocast, args)
         arrays = []
         traced = tensors = False
         for a in args:

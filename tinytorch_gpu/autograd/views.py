@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from ..backend import dtypes
 from ..tensor import INFERENCE, Tensor, View
+from .casting import without_autocast
 from .modes import state
 from .node import REGISTRY, Node, next_order
 
@@ -83,7 +84,11 @@ def inplace(name, target, compute):
     if target._version_ is INFERENCE and not state.inference:
         raise RuntimeError(f"[{name}] inplace update to an inference tensor outside inference_mode: clone() it")
     memory = target._array
-    out = compute()
+    if state.autocast is None:
+        out = compute()
+    else:  # the result's dtype is the target's in any case
+        with without_autocast():
+            out = compute()
     if recording and view is not None and view.constant and (view.base._req or out._req):
         raise RuntimeError(f"[{name}] a view was created in no_grad mode and is being modified inplace with grad mode "
                            "enabled: move both inside the no_grad block, or both outside")

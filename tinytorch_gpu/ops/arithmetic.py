@@ -71,6 +71,7 @@ class Pow(Pointwise):
     """a ** b. At a = 0 the gradient of b is 0 for b >= 0; at b = 0 that of a is 0."""
 
     __slots__ = ("exponent",)
+    autocast = "float32"
 
     def forward(node, a, b):
         node.exponent = b if b.__class__ in (int, float) else None

@@ -11,7 +11,7 @@ from ..backend import dtypes
 from ..backend.device import backend_of
 from ..tensor import Tensor, attach
 from .data import number
-from .indexing import Index, Slice, is_trivial, kept, parse, prepare, same_device, scatter_rows
+from .indexing import Index, Slice, in_range, is_trivial, kept, parse, prepare, same_device, scatter_rows
 from .registry import public
 from .shape import dim_of, shape_of
 
@@ -170,7 +170,7 @@ def _indices(x, indices):
     return prepare(x, (_ALL,) * width + (...,), late)
 
 
-@public(method=True)
+@public(method=True, autocast="widest")
 def index_put(input, indices, values, accumulate=False):
     """A copy of `input` with `values` at a tuple of index tensors, written or added. As torch.index_put."""
     return _put("index_put", input, _indices(array_of(input), indices), values, accumulate, inplace=False)
@@ -192,12 +192,8 @@ def _along(op, input, dim, index, checked=True):
     if index.ndim > 1:
         raise IndexError(f"[{op}] index is supposed to be a vector, got {index.ndim} dimensions")
     d = dim_of(op, dim, x.ndim)
-    backend = backend_of(x)
     index = same_device(op, index, x).reshape(-1)
-    n = x.shape[d] if x.ndim else 1
-    if backend.type == "cpu" and index.size and (index.min() < 0 or index.max() >= n):
-        bad = index[(index < 0) | (index >= n)].flat[0]
-        raise IndexError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
+    in_range(op, index, x.shape[d] if x.ndim else 1, d, 0)
     return d, index
 
 

@@ -24,6 +24,7 @@ class Attention(Operator):
 
     opmath = True
     materialize = False
+    autocast = "lower"
 
     def forward(node, q, k, v, bias, allowed, scale, p, seed_offset):
         node.scale, node.p, node.seed_offset = scale, p, seed_offset
@@ -103,7 +104,7 @@ def _softmax_scores(xp, q, k, bias, allowed, scale, out):
     xp.divide(scores, total, out=out)
 
 
-@public(functional=True)
+@public(functional=True, autocast="lower")
 def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ):

@@ -69,6 +69,7 @@ class CrossEntropy(Operator):
 
     __slots__ = ("rows", "scale")
     opmath = widens = True
+    autocast = "float32"
 
     def fused(node, x, target, weight, ignore, smoothing, reduction, ignored):
         found = kernel_rows.cross_entropy(x, target, ignore, smoothing) if weight is None else None
@@ -170,6 +171,7 @@ class NLLLoss(Operator):
 
     __slots__ = ("rows", "scale", "like")
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, target, weight, ignore, reduction):
         xp = node.xp
@@ -254,7 +256,7 @@ def _floating(name, x):
         raise RuntimeError(f"[{name}] not implemented for {dtypes.of(x).name}: logits must be floating point")
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def cross_entropy(
     input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean",
     label_smoothing=0.0,
@@ -295,7 +297,7 @@ def cross_entropy(
     return total if reduction == "sum" else ops.div(total, x.size // max(x.shape[axis], 1))
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     """-input[target], from log-probabilities (batch, classes, d1, ...) or (classes); `weight` (classes).
 

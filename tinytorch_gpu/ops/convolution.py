@@ -108,6 +108,8 @@ class _Convolution(Operator):
 class Conv(_Convolution):
     """Cross-correlation of x (N, C, *space) with w (O, C / groups, *kernel), plus a bias (O)."""
 
+    autocast = "lower"
+
     def forward(node, x, w, bias, geometry):
         node.geometry = g = geometry
         node.save(x if node.need(1) else None, w if node.need(0) else None)
@@ -274,7 +276,7 @@ def _convolve(name, n, input, weight, bias, stride, padding, dilation, groups):
     return Conv.apply(input, weight, bias, geometry=geometry)
 
 
-@public(functional=True)
+@public(functional=True, autocast="lower")
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """(N, C, L) with (O, C / groups, K) -> (N, O, L'). As torch.nn.functional.conv1d.
 
@@ -283,7 +285,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     return _convolve("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
-@public(functional=True)
+@public(functional=True, autocast="lower")
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """(N, C, H, W) with (O, C / groups, KH, KW) -> (N, O, H', W'). As torch.nn.functional.conv2d.
 

@@ -108,7 +108,7 @@ def _widen(t, labels, c, sizes):
     return ops.expand(t, tuple(shape))
 
 
-@public
+@public(autocast="lower")
 def einsum(equation, *operands):
     """The sum of products that the equation names, with ellipsis and repeated subscripts. As torch.einsum.
 

@@ -57,6 +57,7 @@ class MSELoss(_Distance):
     """(a - b) ** 2."""
 
     __slots__ = ()
+    autocast = "float32"
 
     def measure(node, xp, d):
         return xp.multiply(d, d)
@@ -69,6 +70,7 @@ class L1Loss(_Distance):
     """|a - b|, real also for complex numbers."""
 
     __slots__ = ()
+    autocast = "float32"
 
     def measure(node, xp, d):
         return xp.absolute(d)
@@ -81,6 +83,7 @@ class SmoothL1Loss(_Distance):
     """d ** 2 / (2 beta) where |d| < beta, |d| - beta / 2 beyond."""
 
     __slots__ = ()
+    autocast = "float32"
 
     def measure(node, xp, d):
         beta = node.limit
@@ -95,6 +98,7 @@ class HuberLoss(_Distance):
     """d ** 2 / 2 where |d| <= delta, delta (|d| - delta / 2) beyond."""
 
     __slots__ = ()
+    autocast = "float32"
 
     def measure(node, xp, d):
         delta = node.limit
@@ -125,7 +129,7 @@ def _distance(cls, name, input, target, reduction, weight=None, limit=None):
     return ops.div(ops.sum(loss), ops.sum(weight))
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None):
     """The mean (or sum, or each) of (input - target) ** 2; `weight` of the input's shape.
 
@@ -138,7 +142,7 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction="mean", we
     return _distance(MSELoss, "mse_loss", input, target, reduction, weight)
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", weight=None):
     """The mean (or sum, or each) of |input - target|; `weight` of the input's shape.
 
@@ -148,7 +152,7 @@ def l1_loss(input, target, size_average=None, reduce=None, reduction="mean", wei
     return _distance(L1Loss, "l1_loss", input, target, reduction, weight)
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
     """Squared over 2 beta where the distance is below `beta`, else the distance less beta / 2.
 
@@ -163,7 +167,7 @@ def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mea
     return _distance(SmoothL1Loss, "smooth_l1_loss", input, target, reduction, limit=float(beta))
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def huber_loss(input, target, reduction="mean", delta=1.0, weight=None):
     """Half the square where the distance is at most `delta`, linear beyond.
 
@@ -181,6 +185,7 @@ class BinaryCrossEntropy(Operator):
 
     __slots__ = ()
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, t):
         xp = node.xp
@@ -212,7 +217,7 @@ def _same_kind(name, input, target):
     return a
 
 
-@public(functional=True)
+@public(functional=True, autocast="unsafe")
 def binary_cross_entropy(input, target, weight=None, size_average=None, reduce=None, reduction="mean"):
     """Cross-entropy of probabilities `input` in [0, 1] against targets in [0, 1], of one shape.
 
@@ -233,6 +238,7 @@ class BinaryCrossEntropyWithLogits(Operator):
 
     __slots__ = ()
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, t):
         xp = node.xp
@@ -250,7 +256,7 @@ class BinaryCrossEntropyWithLogits(Operator):
         return gx, ops.neg(ops.mul(grad, x)) if node.need(1) else None
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def binary_cross_entropy_with_logits(
     input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
 ):
@@ -268,7 +274,7 @@ def binary_cross_entropy_with_logits(
     return reduced(loss if weight is None else ops.mul(loss, weight), reduction)
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def kl_div(input, target, size_average=None, reduce=None, reduction="mean", log_target=False):
     """target * (log(target) - input) with `input` in logarithms; reduction also "batchmean".
 

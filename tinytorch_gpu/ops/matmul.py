@@ -17,6 +17,8 @@ class Gemm(Operator):
     (..., M, K) @ (..., K, N) -> (..., M, N). Half types accumulate in float32 and round once.
     """
 
+    autocast = "lower"
+
     def forward(node, a, b, ta, tb):
         node.ta, node.tb = ta, tb
         node.save(a if node.need(1) else None, b if node.need(0) else None)
@@ -50,6 +52,8 @@ def _rows(x):
 
 class Linear(Operator):
     """x W^T + b: (..., in) x (out, in) -> (..., out). Saves x and W; the bias is added in the product's own memory."""
+
+    autocast = "lower"
 
     def forward(node, x, weight, bias):
         node.save(x if node.need(1) else None, weight if node.need(0) else None)
@@ -86,7 +90,7 @@ def _check(name, input, other):
     return a, b
 
 
-@public(method=["matmul", "__matmul__"])
+@public(method=["matmul", "__matmul__"], autocast="lower")
 def matmul(input, other):
     """The matrix product: (..., M, K) @ (..., K, N) -> (..., M, N), vectors as in PyTorch. As torch.matmul.
 
@@ -121,14 +125,14 @@ def _ranks(name, pairs):
             raise RuntimeError(f"[{name}] {what} must be {rank}-dimensional, got shape {list(array_of(x).shape)}")
 
 
-@public(method=True)
+@public(method=True, autocast="lower")
 def mm(input, mat2):
     """(M, K) @ (K, N) -> (M, N). As torch.mm."""
     _ranks("mm", [("self", input, 2), ("mat2", mat2, 2)])
     return matmul(input, mat2)
 
 
-@public(method=True)
+@public(method=True, autocast="lower")
 def bmm(input, mat2):
     """(B, M, K) @ (B, K, N) -> (B, M, N), without broadcasting. As torch.bmm."""
     _ranks("bmm", [("batch1", input, 3), ("batch2", mat2, 3)])
@@ -137,21 +141,21 @@ def bmm(input, mat2):
     return matmul(input, mat2)
 
 
-@public(method=True)
+@public(method=True, autocast="lower")
 def mv(input, vec):
     """(M, K) @ (K) -> (M). As torch.mv."""
     _ranks("mv", [("self", input, 2), ("vec", vec, 1)])
     return matmul(input, vec)
 
 
-@public(method=True)
+@public(method=True, autocast="widest")
 def dot(input, tensor):
     """The product of two vectors (K), without conjugation. As torch.dot."""
     _ranks("dot", [("self", input, 1), ("tensor", tensor, 1)])
     return matmul(input, tensor)
 
 
-@public(method=True)
+@public(method=True, autocast="widest")
 def vdot(input, other):
     """The product of two vectors (K), the first conjugated. As torch.vdot."""
     _ranks("vdot", [("self", input, 1), ("other", other, 1)])
@@ -173,25 +177,25 @@ def _scaled(input, product, beta, alpha):
     return ops.add(product, input if beta == 1 else ops.mul(input, beta))
 
 
-@public(method=True, inplace=True)
+@public(method=True, inplace=True, autocast="lower")
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta * input + alpha * (mat1 @ mat2). As torch.addmm."""
     return _scaled(input, mm(mat1, mat2), beta, alpha)
 
 
-@public(method=True, inplace=True)
+@public(method=True, inplace=True, autocast="lower")
 def addmv(input, mat, vec, *, beta=1, alpha=1):
     """beta * input + alpha * (mat @ vec). As torch.addmv."""
     return _scaled(input, mv(mat, vec), beta, alpha)
 
 
-@public(method=True, inplace=True)
+@public(method=True, inplace=True, autocast="lower")
 def baddbmm(input, batch1, batch2, *, beta=1, alpha=1):
     """beta * input + alpha * (batch1 @ batch2). As torch.baddbmm."""
     return _scaled(input, bmm(batch1, batch2), beta, alpha)
 
 
-@public(functional=True)
+@public(functional=True, autocast="lower")
 def linear(input, weight, bias=None):
     """input @ weight.T + bias: (..., in) x (out, in) [+ (out)] -> (..., out). As torch.nn.functional.linear.
 
@@ -217,7 +221,7 @@ def linear(input, weight, bias=None):
     return Linear.apply(input, weight, bias)
 
 
-@public
+@public(autocast="widest")
 def tensordot(a, b, dims=2):
     """The sum over `dims` (a number, or two lists of dimensions) of both operands. As torch.tensordot."""
     sa, sb = array_of(a).shape, array_of(b).shape

@@ -107,12 +107,14 @@ class LayerNorm(_Normalize):
     """Each sample normalized over its last dimensions."""
 
     __slots__ = ()
+    autocast = "float32"
 
 
 class RMSNorm(_Normalize):
     """Each sample divided by the root of its mean square over the last dimensions."""
 
     __slots__ = ()
+    autocast = "float32"
 
 
 class BatchNorm(_Normalize):
@@ -375,7 +377,7 @@ def _grouped(input, groups, eps, measured=None):
     return ops.reshape(GroupNorm.apply(rows, None, None, layout=layout, measured=measured), shape)
 
 
-@public(functional=True)
+@public(functional=True, autocast="float32")
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
     """Each of `num_groups` groups of channels of a sample (batch, channels, ...) normalized; weight, bias (channels).
 

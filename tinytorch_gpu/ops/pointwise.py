@@ -84,6 +84,7 @@ class Exp(Pointwise):
     __slots__ = ()
     promotion = "float"
     keeps = OUTPUT
+    autocast = "float32"
 
     def forward(node, x):
         with dtypes.quiet():
@@ -118,6 +119,7 @@ class Expm1(Function):
 
     __slots__ = ()
     function = "expm1"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.exp(x)
@@ -128,6 +130,7 @@ class Log(Function):
 
     __slots__ = ()
     function = "log"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.reciprocal(x)
@@ -138,6 +141,7 @@ class Log2(Function):
 
     __slots__ = ()
     function = "log2"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.reciprocal(ops.mul(x, math.log(2)))
@@ -148,6 +152,7 @@ class Log10(Function):
 
     __slots__ = ()
     function = "log10"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.reciprocal(ops.mul(x, math.log(10)))
@@ -158,6 +163,7 @@ class Log1p(Function):
 
     __slots__ = ()
     function = "log1p"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.reciprocal(ops.add(x, 1))
@@ -185,6 +191,7 @@ class Rsqrt(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    autocast = "float32"
 
     def forward(node, x):
         with dtypes.quiet():
@@ -202,6 +209,7 @@ class Reciprocal(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    autocast = "float32"
 
     def forward(node, x):
         with dtypes.quiet():
@@ -249,6 +257,7 @@ class Erfinv(Pointwise):
 
     __slots__ = ()
     promotion = "float"
+    autocast = "float32"
 
     def forward(node, x):
         y = backend_of(x).special.erfinv(x)

@@ -32,6 +32,7 @@ class Sum(Operator):
 
     __slots__ = ("shape_in", "axes")
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, axes, keepdim):
         node.shape_in, node.axes = x.shape, axes

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 
+from ..autograd.casting import autocasting
 from ..autograd.operator import inplace as write_inplace
 from ..tensor import attach
 
@@ -26,14 +27,17 @@ def _attach_inplace(f):
     attach([name, INPLACE[f.__name__]] if f.__name__ in INPLACE else name)(method)
 
 
-def public(function=None, *, method=None, functional=False, inplace=False):
+def public(function=None, *, method=None, functional=False, inplace=False, autocast=None):
     """Decorator: the function becomes `ops.<name>`.
 
     `method`: True for a Tensor method of the same name, or a list of names (`["__add__", "add"]`).
     `inplace`: Tensor also gets `<name>_`, which writes the result into the tensor.
     `functional`: it lives in nn.functional and not at the top level, as in PyTorch.
+    `autocast`: the rule for a function of several operators; one of a single operator has it on its class.
     """
     def put(f):
+        if autocast is not None:
+            f = autocasting(f, autocast)
         PUBLIC[f.__name__] = f
         f._functional = functional
         setattr(sys.modules["tinytorch_gpu.ops"], f.__name__, f)

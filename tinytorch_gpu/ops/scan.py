@@ -34,6 +34,7 @@ class CumSum(Operator):
     """Running sums along `dim`, from the end if `reverse`; integers sum in int64."""
 
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, dim, reverse):
         node.dim, node.reverse = dim, reverse
@@ -54,6 +55,7 @@ class CumProd(Operator):
     """
 
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, dim, reverse):
         node.dim, node.reverse = dim, reverse
@@ -81,6 +83,7 @@ class Prod(Operator):
     """The product along `dim`. Each element's gradient is the product of the others, so zeros need no division."""
 
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, dim, keepdim):
         node.dim = dim

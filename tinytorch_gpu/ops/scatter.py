@@ -109,7 +109,6 @@ class ScatterAdd(Operator):
     """x plus src at `index` along `dim`; repeated positions sum in a fixed order."""
 
     opmath = True
-
     def forward(node, x, src, dim, index):
         node.dim, node.index, node.source = dim, kept(node, index), src.shape
         return x + sum_at(node.xp, _cut(src, index.shape), index, dim, x.shape)
@@ -136,12 +135,8 @@ def _index(op, x, dim, index, source=None, limit=True):
         if source is not None and index.size and source.ndim and index.shape[i] > source.shape[i]:
             raise RuntimeError(f"[{op}] size does not match at dimension {i} expected index {list(index.shape)} to be "
                                f"no larger than src {list(source.shape)}")
-    backend = backend_of(x)
     index = same_device(op, index, x)
-    n = x.shape[d] if x.ndim else 1
-    if backend.type == "cpu" and index.size and (index.min() < 0 or index.max() >= n):
-        bad = index[(index < 0) | (index >= n)].flat[0]
-        raise RuntimeError(f"[{op}] index {bad} is out of bounds for dimension {d} with size {n}")
+    in_range(op, index, x.shape[d] if x.ndim else 1, d, 0, RuntimeError)
     return d, index
 
 
@@ -154,7 +149,7 @@ def _flat(x):
 def gather(input, dim, index):
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on; shape of `index`. As torch.gather.
 
-    Raises: IndexError out of range (on the CPU), RuntimeError for shapes or dtypes that do not fit.
+    Raises: RuntimeError out of range (on a device at its next wait) and for shapes or dtypes that do not fit.
     """
     dim, raw = _index("gather", array_of(input), dim, index)
     shape = raw.shape
@@ -204,7 +199,7 @@ def scatter_(self, dim, index, src=None, *, value=None):
     return _scatter("scatter_", Scatter, self, dim, index, _source("scatter_", src, value), True)
 
 
-@public(method=True)
+@public(method=True, autocast="widest")
 def scatter_add(input, dim, index, src):
     """`input` plus src at `index` along `dim`; repeated positions sum in a fixed order. As torch.scatter_add."""
     return _scatter("scatter_add", ScatterAdd, input, dim, index, src)
@@ -241,7 +236,7 @@ def _wrapped(op, input, index, dim):
     n = x.size if dim is None else x.shape[dim]
     backend = backend_of(x)
     index = same_device(op, index, x)
-    in_range(op, index, n, dim or 0, backend)
+    in_range(op, index, n, dim or 0)
     return (backend.xp.where(index < 0, index + n, index)).reshape(-1 if dim is None else index.shape)
 
 

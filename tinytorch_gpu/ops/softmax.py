@@ -25,6 +25,7 @@ class Softmax(Operator):
     __slots__ = ("dim",)
     opmath = widens = True
     promotion = "float"
+    autocast = "float32"
 
     def fused(node, x, dim):
         node.dim = dim
@@ -89,6 +90,7 @@ class LogSoftmax(Operator):
     __slots__ = ("dim",)
     opmath = widens = True
     promotion = "float"
+    autocast = "float32"
 
     def fused(node, x, dim):
         node.dim = dim

@@ -77,6 +77,7 @@ class LogSumExp(Operator):
 
     opmath = True
     promotion = "float"
+    autocast = "float32"
 
     def forward(node, x, axes, keepdim):
         xp = node.xp
@@ -105,6 +106,7 @@ class Norm(Operator):
     """The vector norm of order `p` over `axes`; the output is saved. At 0 the gradient is 0."""
 
     opmath = True
+    autocast = "float32"
 
     def forward(node, x, p, axes, keepdim):
         node.p, node.axes = p, axes

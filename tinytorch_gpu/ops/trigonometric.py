@@ -31,6 +31,7 @@ class Asin(Function):
 
     __slots__ = ()
     function = "arcsin"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.rsqrt(ops.sub(1, ops.mul(x, x)))
@@ -41,6 +42,7 @@ class Acos(Function):
 
     __slots__ = ()
     function = "arccos"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.neg(ops.rsqrt(ops.sub(1, ops.mul(x, x))))
@@ -61,6 +63,7 @@ class Sinh(Function):
 
     __slots__ = ()
     function = "sinh"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.cosh(x)
@@ -71,6 +74,7 @@ class Cosh(Function):
 
     __slots__ = ()
     function = "cosh"
+    autocast = "float32"
 
     def derivative(node, x):
         return ops.sinh(x)
@@ -113,6 +117,7 @@ class Tan(Pointwise):
     promotion = "float"
     ufunc = "tan"
     keeps = OUTPUT
+    autocast = "float32"
 
     def backward(node, grad):
         (y,) = node.saved

@@ -41,6 +41,7 @@ class _Frame:
         self.args = tuple(_keep(a) for a in args)
         self.kwargs = {name: _keep(v) for name, v in kwargs.items()}
         self.random = _random_states(args) if preserve_rng_state else {}
+        self.autocast = state.autocast
         self.handles: list[_Handle] = []
         self.values: dict[int, object] = {}
 
@@ -75,7 +76,7 @@ class _Frame:
         args = [_restore(a) for a in self.args]
         kwargs = {name: _restore(v) for name, v in self.kwargs.items()}
         hooks, state.saved_hooks = state.saved_hooks, ()
-        with _with_states(self.random), contextlib.suppress(_Done):
+        with _with_states(self.random), _casting(self.autocast), contextlib.suppress(_Done):
             try:
                 with enable_grad(), saved_tensors_hooks(capture, _not_here):
                     self.function(*args, **kwargs)
@@ -120,6 +121,17 @@ def _with_states(states):
     finally:
         for kind, s in before.items():
             random.set_rng_state(s, kind)
+
+
+@contextlib.contextmanager
+def _casting(autocast):
+    """The first run's autocast; what it casts for itself is dropped at the end."""
+    outer, casts = state.autocast, state.casts
+    state.autocast, state.casts = autocast, {}
+    try:
+        yield
+    finally:
+        state.autocast, state.casts = outer, casts
 
 
 def checkpoint(

@@ -1,0 +1,15 @@
+"""Mixed precision: autocast chooses each operator's dtype. As torch.amp."""
+from __future__ import annotations
+
+from .autocast import (
+    autocast,
+    clear_autocast_cache,
+    get_autocast_dtype,
+    is_autocast_available,
+    is_autocast_cache_enabled,
+    is_autocast_enabled,
+)
+from .function import custom_bwd, custom_fwd
+
+__all__ = ["autocast", "clear_autocast_cache", "custom_bwd", "custom_fwd", "get_autocast_dtype",
+           "is_autocast_available", "is_autocast_cache_enabled", "is_autocast_enabled"]
