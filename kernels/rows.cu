@@ -1,5 +1,5 @@
-// Kernels over the rows of a contiguous array (rows, columns): softmax, layer norm and RMS norm, cross-entropy, sums of
-// columns. Arithmetic in float; T is float, half or bfloat16, P the dtype of weight and bias: T or float.
+// Kernels over the rows of a contiguous array (rows, columns): softmax, layer norm and RMS norm, cross-entropy.
+// Arithmetic in float; T is float, half or bfloat16, P the dtype of weight and bias: T or float.
 //
 // A row belongs to blockDim.x threads: to one warp (then a block has blockDim.y rows) or to a whole block. It is read
 // in 16-byte pieces where every row starts at an aligned address (aligned pointers, columns a multiple of 16 bytes),
@@ -10,12 +10,11 @@
 //   softmax_backward        gx from grad and y                               3 n s
 //   norm_forward            y = (x - mean) r weight + bias; mean, r of rows  2 n s
 //   norm_backward           gx, and parts of the gradients of weight, bias   3 n s + 8 blocks columns
-//   column_sums             sums of columns over stretches of rows           n s
 //   cross_entropy_forward   loss and log(sum(exp(x))) of each row            n s
 //   cross_entropy_backward  gx = grad (softmax(x) - target's distribution)   2 n s
 //
 // The gradients of weight and bias take two stages without atomics: each block of norm_backward sums its rows, and
-// column_sums adds the blocks up in their order, so the result is the same in every run.
+// column_sums (columns.cu) adds the blocks up in their order, so the result is the same in every run.
 // __launch_bounds__(256, 4): without the 4 the compiler keeps to 32 registers and spills (16 bytes in norm_forward on
 // sm_100). Means multiply by 1 / columns from the host: a division by columns is a call.
 // Versions tried on a GPU: none, not yet measured.
@@ -281,25 +280,6 @@ __global__ void __launch_bounds__(256, 4) norm_backward(
     else
         norm_rows_backward<1, CENTER>(
             grad, x, weight, mean, rstd, gx, weight_parts, bias_parts, rows, columns, share, dynamic_shared, staged);
-}
-
-// out (stretches, columns): sums of rows [s * length, (s + 1) * length) for stretch s = blockIdx.y. A block of (32, 8)
-// threads takes 32 columns; thread row y adds every eighth row, then the eight are added in their order.
-template <typename T, typename P>
-__global__ void __launch_bounds__(256, 4) column_sums(
-    const T* __restrict__ x, P* __restrict__ out, long long rows, long long columns, long long length) {
-    __shared__ float staged[8][33];
-    const long long c = static_cast<long long>(blockIdx.x) * 32 + threadIdx.x;
-    const long long begin = blockIdx.y * length, end = begin + length < rows ? begin + length : rows;
-    float total = 0.f;
-    if (c < columns)
-        for (long long row = begin + threadIdx.y; row < end; row += 8) total += widen(x[row * columns + c]);
-    staged[threadIdx.y][threadIdx.x] = total;
-    __syncthreads();
-    if (threadIdx.y == 0 && c < columns) {
-        for (int y = 1; y < 8; ++y) total += staged[y][threadIdx.x];
-        out[blockIdx.y * columns + c] = narrow<P>(total);
-    }
 }
 
 // ---- cross-entropy

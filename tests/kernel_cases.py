@@ -14,8 +14,11 @@ import ml_dtypes
 import numpy as np
 import scipy.special
 
+from tinytorch_gpu.backend import errors
+from tinytorch_gpu.backend import kernel_columns as sums
 from tinytorch_gpu.backend import kernel_elementwise as elementwise
 from tinytorch_gpu.backend import kernel_multi_tensor as multi
+from tinytorch_gpu.backend import kernel_rotary as rotary
 from tinytorch_gpu.backend import kernel_rows as rows
 from tinytorch_gpu.backend import random
 from tinytorch_gpu.backend.device import CPU
@@ -110,10 +113,10 @@ def activations(bench, dtype):
             bench.same(elementwise.activation(x, kind), f(x64), f"activation {kind} of {n}", 4)
             got = elementwise.activation_backward(grad, x, kind)
             bench.same(got, grad64 * slope(x64), f"backward of activation {kind} of {n}", 8)
-        for shape in ((5, 3), (7, 64), (3, 100)):
+        for shape, offset in (((5, 3), 1), ((7, 64), 0), ((7, 64), 1), ((3, 100), 0)):
             x, x64 = bench.draw(shape, dtype, 0, 2.0)
             grad, grad64 = bench.draw(shape, dtype)
-            bias, bias64 = bench.draw(shape[-1:], dtype, 1)
+            bias, bias64 = bench.draw(shape[-1:], dtype, offset)
             bench.same(elementwise.activation(x, kind, bias), f(x64 + bias64), f"bias and activation {kind}", 8)
             got = elementwise.activation_backward(grad, x, kind, bias)
             bench.same(got, grad64 * slope(x64 + bias64), f"backward of bias and activation {kind}", 16)
@@ -143,6 +146,20 @@ def gated(bench, dtype):
             bench.same(gup, g * f(a), f"gradient of up, {kind} of {n}", 16)
 
 
+def gated_halves(bench, dtype):
+    """Both operands in one array, along a dimension: pieces of 8 in one row, across rows, of several rows."""
+    for kind, (f, slope) in FUNCTIONS.items():
+        for shape, dim, offset in (((1, 2), 1, 0), ((5, 6), 1, 0), ((7, 64), 1, 0), ((7, 64), 1, 1), ((3, 202), 1, 0),
+                                   ((2, 6, 5), 1, 3), ((4, 3, 1), 0, 0), ((2, 2, 2056), 2, 0)):
+            x, x64 = bench.draw(shape, dtype, offset, 2.0)
+            a, b = np.split(x64, 2, dim)
+            grad, g = bench.draw(a.shape, dtype, offset)
+            what = f"gated {kind} of {shape} along {dim}"
+            bench.same(elementwise.gated(x, None, kind, dim), f(a) * b, what, 16)
+            got = elementwise.gated_backward(grad, x, None, kind, dim)
+            bench.same(got, np.concatenate((g * b * slope(a), g * f(a)), dim), "gradient of " + what, 32)
+
+
 def dropout(bench, dtype):
     for (n, offset), p in itertools.product(SIZES, (0.1, 0.5, 0.9)):
         x, x64 = bench.draw(n, dtype, offset)
@@ -153,6 +170,55 @@ def dropout(bench, dtype):
         bench.same(elementwise.dropout(x, p, (seed, start)), want, f"dropout {p} of {n}", 4 / (1 - p))
         got = elementwise.dropout(x, p, (seed, start), residual)
         bench.same(got, want + r64, f"dropout {p} of {n} with a residual", 8 / (1 - p))
+        if dtype != F32:
+            residual, r64 = bench.draw(n, F32, offset)
+            got = elementwise.dropout(x, p, (seed, start), residual)
+            assert got.dtype == F32
+            bench.same(got, want + r64, f"dropout {p} of {n} with a residual of float32", 8 / (1 - p))
+
+
+# rotary embedding
+
+def _turned(x, angles, interleaved):
+    """Complex multiplication: pair j of the last dimension times exp(i angle)."""
+    pairs = angles.shape[-1]
+    part = x[..., :2 * pairs]
+    a, b = (part[..., ::2], part[..., 1::2]) if interleaved else (part[..., :pairs], part[..., pairs:])
+    z = (a + 1j * b) * np.exp(1j * angles)
+    out = np.stack((z.real, z.imag), -1).reshape(part.shape) if interleaved else np.concatenate((z.real, z.imag), -1)
+    return np.concatenate((out, x[..., 2 * pairs:]), -1)
+
+
+def rotary_rows(bench, dtype):
+    # (batch, heads, time, features), angles of a position, and the offset of the input's start
+    shapes = (((2, 3, 5, 16), 8, 0), ((2, 3, 5, 16), 8, 1), ((1, 2, 4, 10), 5, 0), ((2, 1, 3, 24), 8, 0),
+              ((1, 1, 1, 2), 1, 0), ((2, 2, 3, 7), 2, 3), ((1, 2, 33, 64), 32, 0), ((1, 1, 2, 2064), 1024, 0),
+              ((3, 2, 2, 9), 4, 1))
+    for (shape, pairs, offset), interleaved in itertools.product(shapes, (False, True)):
+        batch, heads, time, width = shape
+        for dim, tables in ((2, (time,)), (1, (heads,)), (2, (batch, time))):
+            angle = bench.rng.uniform(-7, 7, (*tables, pairs))
+            cos, sin = (f(angle).astype(F32) for f in (np.cos, np.sin))
+            angle = np.arctan2(sin.astype(np.float64), cos.astype(np.float64))  # of the rounded tables
+            spread = [1] * 3 + [pairs]
+            spread[dim] = shape[dim]
+            spread[0] = batch if len(tables) == 2 else 1
+            angle = angle.reshape(spread)
+            x, x64 = bench.draw(shape, dtype, offset)
+            cos, sin = bench.put(cos), bench.put(sin)
+            what = f"rotary of {shape}, {pairs} pairs, interleaved={interleaved}, positions along {dim} of {tables}"
+            for inverse, sign in ((False, 1), (True, -1)):
+                got = rotary.rotary(x, cos, sin, interleaved, dim, inverse)
+                bench.same(got, _turned(x64, sign * angle, interleaved), what + f", inverse={inverse}", 8)
+    # as it lies: a transposed input gives a transposed result, one with gaps is copied
+    x, x64 = bench.draw((2, 5, 3, 16), dtype)
+    angle = bench.rng.uniform(-3, 3, (5, 8))
+    cos, sin = (bench.put(f(angle).astype(F32)) for f in (np.cos, np.sin))
+    got = rotary.rotary(x.transpose(0, 2, 1, 3), cos, sin, False, 2, False)
+    assert got.transpose(0, 2, 1, 3).flags.c_contiguous
+    bench.same(got, _turned(x64.transpose(0, 2, 1, 3), angle, False), "rotary of a transposed input", 8)
+    got = rotary.rotary(x[..., 4:12], bench.put(np.cos(angle[:, :4]).astype(F32)), sin[:, :4], True, 1, False)
+    bench.same(got, _turned(x64[..., 4:12], angle[:, None, :4], True), "rotary of a part", 8)
 
 
 # rows
@@ -243,11 +309,19 @@ def normalizations(bench, dtype):
 
 
 def column_sums(bench, dtype):
-    for count, columns in ((1, 1), (7, 31), (9, 33), (513, 70), (1500, 5)):
-        x, x64 = bench.draw((count, columns), dtype, 1)
-        scale = np.abs(x64).sum(0).max()
-        for out in {dtype, F32}:
-            bench.same(rows.column_sums(x, out), x64.sum(0), f"column sums of {count} x {columns} as {out}", scale)
+    """Rows of less and more than a line of 128 bytes, of whole pieces or not, in one stage or two, and leading axes."""
+    for count, columns in ((1, 1), (7, 31), (9, 33), (3, 200), (513, 70), (1500, 5), (2100, 64), (300, 520)):
+        for offset in (0, 1) if columns in (64, 70) else (0,):
+            x, x64 = bench.draw((count, columns), dtype, offset)
+            scale = np.abs(x64).sum(0).max()
+            for out in {dtype, F32}:
+                what = f"column sums of {count} x {columns} from {offset} as {out}"
+                bench.same(sums.column_sums(x, out), x64.sum(0), what, scale)
+    x, x64 = bench.draw((2, 5, 3, 8), dtype)
+    for lead in (1, 2, 3):
+        axes = tuple(range(lead))
+        bench.same(sums.leading_sums(x, axes), x64.sum(axes), f"sums over {axes}", np.abs(x64).sum(axes).max())
+    assert sums.leading_sums(x, (1,)) is None and sums.leading_sums(x, (0, 1, 2, 3)) is None
 
 
 def cross_entropy(bench, dtype):
@@ -407,11 +481,36 @@ def sgd(bench, dtype):
             multi.advance(step, flag, corrections, 0.9, 0.999), multi.sgd(lists, step, *settings, found=flag)))
 
 
+def indices_in_range(bench, dtype):
+    """The smallest index out of range reaches the error word, whatever the order of threads; in range nothing does."""
+    kind = np.int32 if dtype == F32 else np.int64
+
+    def check(host, offset, low, high, ignore, report):
+        index = bench.put(host, offset)
+        word = errors.word(index)
+        errors.check_indices("case", index, low, high, ignore=ignore)
+        found = int(bench.backend.fetch(word)())
+        word.fill(errors.CLEAR)
+        number = errors.code("case", low, high)
+        want = errors.CLEAR if report is None else (number << 40) + (1 << 39) + report
+        assert found == want, f"{n} indices of {kind}, ignoring {ignore}: got {found}, expected {want}"
+        bench.compared += 1
+
+    for n, offset in SIZES:
+        host = bench.rng.integers(-5, 100, n).astype(kind)
+        check(host, offset, -5, 100, None, None)
+        host[bench.rng.integers(n)] = -77
+        check(host, offset, -5, 100, -77, None)
+        check(host, offset, -5, 100, None, -77)
+
+
 CASES = {  # case -> the `__global__` functions it covers
     activations: ("activation_forward", "activation_backward"),
     activations_of_extremes: ("activation_forward", "activation_backward"),
     gated: ("gated_forward", "gated_backward"),
+    gated_halves: ("gated_forward", "gated_backward"),
     dropout: ("dropout",),
+    rotary_rows: ("rotary",),
     softmax: ("softmax_forward", "softmax_backward"),
     softmax_with_masks: ("softmax_forward",),
     softmax_of_extremes: ("softmax_forward",),
@@ -422,4 +521,5 @@ CASES = {  # case -> the `__global__` functions it covers
     unscaling: ("unscale", "finish_norm"),
     adam: ("adam", "advance"),
     sgd: ("sgd", "advance"),
+    indices_in_range: ("check_indices",),
 }

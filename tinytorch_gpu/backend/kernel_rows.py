@@ -8,8 +8,9 @@ import numpy as np
 
 from .device import xp_of
 from .kernel import Kernel, fits
+from .kernel_columns import column_sums
 
-__all__ = ["softmax", "softmax_backward", "norm", "norm_backward", "column_sums", "cross_entropy",
+__all__ = ["softmax", "softmax_backward", "norm", "norm_backward", "cross_entropy",
            "cross_entropy_backward"]
 
 FILE = "rows.cu"
@@ -19,7 +20,6 @@ F32 = np.dtype(np.float32)
 THREADS = 256
 BLOCKS = 512  # of norm_backward: enough for every GPU, and the same sums on each
 SHARED = 48 << 10  # bytes that every architecture gives without being asked
-CHUNK = 512  # rows that one block of column_sums adds up in the first stage
 
 _softmax = [Kernel(FILE, "softmax_forward", LOG=log, types=TYPES, optional=("mask",)) for log in (False, True)]
 _softmax_backward = [Kernel(FILE, "softmax_backward", LOG=log, types=TYPES) for log in (False, True)]
@@ -29,7 +29,6 @@ _norm_backward = [
     Kernel(FILE, "norm_backward", CENTER=c, types=MIXED, optional=("weight", "mean", "weight_parts", "bias_parts"))
     for c in (False, True)
 ]
-_column_sums = Kernel(FILE, "column_sums", types=(*MIXED, ("float", "__half"), ("float", "__nv_bfloat16")))
 _cross_entropy = Kernel(FILE, "cross_entropy_forward", types=TYPES)
 _cross_entropy_backward = Kernel(FILE, "cross_entropy_backward", types=TYPES, optional=("scale",))
 
@@ -135,25 +134,6 @@ def norm_backward(grad, x, weight, mean, r, columns, center):
         return gx
     sums = [None if p is None else column_sums(p, weight.dtype).reshape(weight.shape) for p in parts]
     return gx, *sums
-
-
-def column_sums(x, dtype=None):
-    """Sums over the first dimension of (rows, columns), in float32, rounded to `dtype` (x's). No atomics."""
-    dtype = x.dtype if dtype is None else dtype
-    if x.ndim != 2 or not fits(x) or not (dtype in (x.dtype, F32) or x.dtype == F32):
-        return None
-    xp, (rows, columns) = xp_of(x), x.shape
-    across = -(-columns // 32)
-    if rows > CHUNK:
-        chunks = -(-rows // CHUNK)
-        if chunks > 65535:
-            return None
-        parts = xp.empty((chunks, columns), F32)
-        _column_sums((across, chunks), (32, 8), x, parts, rows, columns, CHUNK)
-        x, rows = parts, chunks
-    out = xp.empty((columns,), dtype)
-    _column_sums((across, 1), (32, 8), x, out, rows, columns, rows)
-    return out
 
 
 def _targets_fit(x, target):
