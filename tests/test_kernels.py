@@ -13,7 +13,7 @@ from tinytorch_gpu.backend import kernel, kernel_source
 from tinytorch_gpu.backend.device import backend_for
 from tinytorch_gpu.backend.device import device as Device
 
-IN_PLACE = {"unscale", "advance", "adam", "sgd"}
+IN_PLACE = {"check_indices", "unscale", "advance", "adam", "sgd"}
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 

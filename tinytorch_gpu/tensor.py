@@ -9,7 +9,7 @@ import weakref
 
 from .autograd.modes import state
 from .backend import dtypes
-from .backend.device import device_of
+from .backend.device import device_of, host_array
 
 __all__ = ["Tensor", "attach"]
 
@@ -259,7 +259,8 @@ class Tensor:
                 f"[item] a Tensor with {self._array.size} elements cannot be converted to Scalar; "
                 "index one element or use tolist()"
             )
-        return self._array.item() if self._array.dtype.kind != "V" else float(self._array.item())
+        array = host_array(self._array)
+        return array.item() if array.dtype.kind != "V" else float(array.item())
 
     def __bool__(self):
         if self._array.size != 1:

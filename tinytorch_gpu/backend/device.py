@@ -109,7 +109,26 @@ class Backend:
         return self._device
 
     def synchronize(self, index=None) -> None:
+        """Wait for all work queued on the device. Raises: IndexOutOfRange for what its kernels found (errors.py)."""
+
+    def wait(self, index=None) -> None:
         """Wait for all work queued on the device."""
+
+    def capturing(self) -> bool:
+        """Whether the current stream records a graph: nothing may wait for the device."""
+        return False
+
+    def many_streams(self) -> bool:
+        """Whether work may be under way on more than one stream."""
+        return False
+
+    def lasting(self, make):
+        """`make()`, an array that is there at once for every stream, also while a graph is captured."""
+        return make()
+
+    def fetch(self, array):
+        """Start a copy of one int64 to the host; what comes back gives it after the next wait."""
+        raise NotImplementedError
 
     def memory_stats(self, index=None) -> dict:
         """`current` and `peak` bytes, and what the library adds to them."""
@@ -168,10 +187,18 @@ class _Simulated(Backend):
         return self._sim.asarray_from_host(array)
 
     def to_host(self, array):
-        return self._sim.to_host(array)
+        return self._sim.to_host(array) if not recorded else _reading(array, array.get)
 
     def synchronize(self, index=None):
+        if recorded:
+            _look(self)
+        self.wait()
+
+    def wait(self, index=None):
         self._sim.synchronize()
+
+    def fetch(self, array):
+        return lambda: int(array._np[0])  # no copy is counted: it rides on a read that is
 
     def memory_stats(self, index=None):
         return self._sim.memory_stats()
@@ -199,7 +226,7 @@ class _Cuda(Backend):
             return self.xp.asarray(array)
 
     def to_host(self, array):
-        return array.get()
+        return array.get() if not recorded else _reading(array, array.get)
 
     def to_index(self, array, index):
         if index is None or array.device.id == index:
@@ -211,7 +238,31 @@ class _Cuda(Backend):
         return device("cuda", array.device.id)
 
     def synchronize(self, index=None):
+        if recorded:
+            _look(self, index)
+        self.wait(index)
+
+    def wait(self, index=None):
         self.xp.cuda.Device(index).synchronize()
+
+    def capturing(self):
+        return self.xp.cuda.get_current_stream().is_capturing()
+
+    def many_streams(self):
+        return True  # the user's own CuPy streams are not known here
+
+    def lasting(self, make):
+        with self.xp.cuda.Stream(non_blocking=True) as aside:  # a capture would repeat it at every replay
+            array = make()
+            aside.synchronize()
+        return array
+
+    def fetch(self, array):
+        cuda = self.xp.cuda
+        stream = cuda.get_current_stream()
+        pinned = cuda.alloc_pinned_memory(8)
+        cuda.runtime.memcpyAsync(pinned.ptr, array.data.ptr, 8, cuda.runtime.memcpyDeviceToHost, stream.ptr)
+        return lambda: int(np.frombuffer(pinned, np.int64, 1)[0])
 
     def memory_stats(self, index=None):
         with self.xp.cuda.Device(index) as current:
@@ -228,6 +279,21 @@ class _Cuda(Backend):
 
     def empty_cache(self):
         self.xp.get_default_memory_pool().free_all_blocks()
+
+
+recorded: dict = {}  # the error words of devices on which something may be wrong, by device (errors.py)
+
+
+def _reading(array, get):
+    from . import errors
+
+    return errors.reading(array, get)
+
+
+def _look(backend, index=None):
+    from . import errors
+
+    errors.look(backend, index=index)
 
 
 CPU = _Cpu()
@@ -329,6 +395,11 @@ def xp_of(array):
 def device_of(array) -> device:
     """The device that a raw array lives on."""
     return backend_of(array).device_of(array)
+
+
+def host_array(array):
+    """The values of a raw array as a NumPy array; the array itself on the CPU. Waits for the device."""
+    return array if array.__class__ is np.ndarray else backend_of(array).to_host(array)
 
 
 _process_default: device | None = None

@@ -8,6 +8,7 @@ import numpy as np
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend.device import backend_of, is_array
+from ..backend.errors import check_indices
 from ..tensor import Tensor
 from . import segments
 from .registry import public
@@ -234,11 +235,11 @@ def prepare(x, basic, late):
         else:
             out.append(v)
             axis += 1
-    return check(shape, out, backend)
+    return check(shape, out)
 
 
-def check(shape, index, backend):
-    """The index as a tuple. Raises: IndexError out of range (on the CPU), or when its arrays do not broadcast."""
+def check(shape, index):
+    """The index as a tuple. Raises: IndexError out of range, or when its arrays do not broadcast."""
     arrays = [v for v in index if v.__class__ is not slice]
     if len(arrays) > 1:
         try:
@@ -250,15 +251,14 @@ def check(shape, index, backend):
             ) from None
     for d, v in enumerate(index):
         if v.__class__ is not slice:
-            in_range("getitem", v, shape[d], d, backend)
+            in_range("getitem", v, shape[d], d)
     return tuple(index)
 
 
-def in_range(op, index, n, dim, backend):
-    """Raises: IndexError for an index outside [-n, n), where asking costs no wait for the device."""
-    if backend.type == "cpu" and index.size and (index.min() < -n or index.max() >= n):
-        bad = index[(index < -n) | (index >= n)].flat[0]
-        raise IndexError(f"[{op}] index {bad} is out of bounds for dimension {dim} with size {n}")
+def in_range(op, index, n, dim, low=None, raises=IndexError):
+    """Raises: IndexError (or `raises`) for an index outside [low, n), low being -n; on a device at its next wait."""
+    check_indices(op, index, -n if low is None else low, n, raises=raises,
+                  text=f"index {{value}} is out of bounds for dimension {dim} with size {n}")
 
 
 def on_device(index, backend, x):
