@@ -1,17 +1,21 @@
 // Elementwise kernels: activations with an optional bias, gated activations, dropout with an optional residual.
 //
-// All arrays are contiguous, of one dtype T (float, half, bfloat16), n elements; arithmetic in float, rounded once.
-// A thread takes ITEMS neighbours (16 bytes of a half type, two times 16 of float: the values of one Philox block), by
-// 16-byte accesses where all arrays are aligned, one by one in the tail and for unaligned arrays.
+// All arrays have n elements; arithmetic in float, rounded once. T is float, half or bfloat16. A thread takes ITEMS
+// neighbours (16 bytes of a half type, two times 16 of float: the values of one Philox block), by 16-byte accesses where
+// all its addresses allow them, one by one in the tail and for unaligned arrays.
 //
 //   kernel               computes                                    bytes moved (s = sizeof(T))
 //   activation_forward   y = f(x + bias)                             2 n s
 //   activation_backward  gx = grad f'(x + bias)                      3 n s
 //   gated_forward        y = f(gate) up                              3 n s
 //   gated_backward       ggate = grad up f'(gate), gup = grad f(gate)  5 n s
-//   dropout              y = residual + mask x scale                 2 n s, 3 n s with a residual
+//   dropout              y = residual + mask x scale                 2 n s, with a residual n s + 2 n sizeof(R)
 //
 // f: GELU (erf), GELU (tanh), ReLU, SiLU. bias (columns): element i takes bias[i % columns].
+// Layout: contiguous, except gate, up, ggate and gup, whose rows of `columns` elements start `stride` apart: the two
+// halves of one array (rows, 2 columns) are read and written in place, without a copy of either.
+// In backward x, gate and up are read again and f' is computed from them; nothing else was kept. y, gx, ggate and gup
+// are new arrays: no operand is written.
 // Versions tried on a GPU: none, not yet measured.
 #include "activation.cuh"
 #include "philox.cuh"
@@ -30,12 +34,61 @@ __device__ __forceinline__ void add_bias(
     float (&x)[ITEMS], const T* bias, long long i, long long n, long long columns) {
     if (bias == nullptr) return;
     long long c = i % columns;
+    if (c + ITEMS <= columns && aligned(bias + c)) {  // the tail of x ends with a row, so none of it comes here
+        float b[ITEMS];
+        load(bias + c, b);
+#pragma unroll
+        for (int k = 0; k < ITEMS; ++k) x[k] += b[k];
+        return;
+    }
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
         if (i + k < n) x[k] += widen(bias[c]);
         if (++c == columns) c = 0;
     }
 }
+
+// Where ITEMS neighbours of a result lie in an operand whose rows of `columns` elements start `stride` apart.
+struct Strip {
+    long long i, n, columns, stride, column, at;
+
+    __device__ Strip(long long i, long long n, long long columns, long long stride)
+        : i(i), n(n), columns(columns), stride(stride) {
+        const long long row = columns == n ? 0 : i / columns;
+        column = i - row * columns;
+        at = row * stride + column;
+    }
+
+    // Whether they exist and lie side by side.
+    __device__ bool whole() const { return i + ITEMS <= n && column + ITEMS <= columns; }
+
+    template <typename T>
+    __device__ void load_from(const T* p, bool vectors, float (&v)[ITEMS]) const {
+        if (vectors) return load(p + at, v);
+        long long c = column, a = at;
+#pragma unroll
+        for (int k = 0; k < ITEMS; ++k) {
+            v[k] = i + k < n ? widen(p[a]) : 0.f;
+            next(c, a);
+        }
+    }
+
+    template <typename T>
+    __device__ void store_to(T* p, bool vectors, const float (&v)[ITEMS]) const {
+        if (vectors) return store(p + at, v);
+        long long c = column, a = at;
+#pragma unroll
+        for (int k = 0; k < ITEMS; ++k) {
+            if (i + k < n) p[a] = narrow<T>(v[k]);
+            next(c, a);
+        }
+    }
+
+    __device__ void next(long long& c, long long& a) const {
+        ++a;
+        if (++c == columns) c = 0, a += stride - columns;
+    }
+};
 
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) activation_forward(
@@ -67,46 +120,56 @@ __global__ void __launch_bounds__(256) activation_backward(
     store_some(gx, i, n, whole, g);
 }
 
+// A null `up`: gate is (rows, 2 columns), and up its second half; so with `gup` in the backward.
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) gated_forward(
-    const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ y, long long n) {
-    const long long i = first_item();
-    if (i >= n) return;
-    const bool whole = i + ITEMS <= n && aligned(gate) && aligned(up) && aligned(y);
+    const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ y, long long n, long long columns,
+    long long stride) {
+    const Strip strip(first_item(), n, columns, stride);
+    if (strip.i >= n) return;
+    if (up == nullptr) up = gate + columns;
+    const bool whole = strip.whole() && aligned(y + strip.i);
+    const bool vectors = whole && aligned(gate + strip.at) && aligned(up + strip.at);
     float a[ITEMS], b[ITEMS];
-    load_some(gate, i, n, whole, a);
-    load_some(up, i, n, whole, b);
+    strip.load_from(gate, vectors, a);
+    strip.load_from(up, vectors, b);
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) a[k] = activate<KIND>(a[k]) * b[k];
-    store_some(y, i, n, whole, a);
+    store_some(y, strip.i, n, whole, a);
 }
 
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) gated_backward(
     const T* __restrict__ grad, const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ ggate,
-    T* __restrict__ gup, long long n) {
-    const long long i = first_item();
-    if (i >= n) return;
-    const bool whole =
-        i + ITEMS <= n && aligned(grad) && aligned(gate) && aligned(up) && aligned(ggate) && aligned(gup);
+    T* __restrict__ gup, long long n, long long columns, long long stride) {
+    const Strip strip(first_item(), n, columns, stride);
+    if (strip.i >= n) return;
+    if (up == nullptr) {
+        up = gate + columns;
+        gup = ggate + columns;
+    }
+    const bool whole = strip.whole() && aligned(grad + strip.i);
+    const bool vectors = whole && aligned(gate + strip.at) && aligned(up + strip.at);
+    const bool stores = whole && aligned(ggate + strip.at) && aligned(gup + strip.at);
     float g[ITEMS], a[ITEMS], b[ITEMS];
-    load_some(grad, i, n, whole, g);
-    load_some(gate, i, n, whole, a);
-    load_some(up, i, n, whole, b);
+    load_some(grad, strip.i, n, whole, g);
+    strip.load_from(gate, vectors, a);
+    strip.load_from(up, vectors, b);
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
         b[k] *= g[k] * slope<KIND>(a[k]);
         g[k] *= activate<KIND>(a[k]);
     }
-    store_some(ggate, i, n, whole, b);
-    store_some(gup, i, n, whole, g);
+    strip.store_to(ggate, stores, b);
+    strip.store_to(gup, stores, g);
 }
 
 // Value i of the mask is kept where 32-bit word i of the stream (low halves first) is below `threshold`; `block` is the
-// Philox block of value 0. Backward is the same kernel on the gradient, without a residual.
-template <typename T>
+// Philox block of value 0. Backward is the same kernel on the gradient, without a residual: the mask is made again, and
+// never stored. R is the type of the residual and of the result: float beside a half x under autocast, else T.
+template <typename T, typename R>
 __global__ void __launch_bounds__(256) dropout(
-    const T* __restrict__ x, const T* __restrict__ residual, T* __restrict__ y, long long n, float scale,
+    const T* __restrict__ x, const R* __restrict__ residual, R* __restrict__ y, long long n, float scale,
     unsigned int threshold, unsigned long long seed, unsigned long long block) {
     const long long i = first_item();
     if (i >= n) return;

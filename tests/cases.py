@@ -222,6 +222,13 @@ Case("Dropout", lambda t, x: t.dropout_apply(x, 0.25, (3, 4), _SEEDED), R(3, 4),
      torch=lambda t, x: x * t.from_numpy(
          bernoulli(backend_for(device("cpu")), (3, 4), 0.75, _SEEDED)).to(x.dtype) / 0.75)
 
+Case("DropoutAdd", lambda t, x, y: REGISTRY["DropoutAdd"].apply(x, y, p=0.25, seed_offset=_SEEDED), R(3, 4), R(3, 4),
+     nonfinite=False, why="as Dropout",
+     torch=lambda t, x, y: y + x * t.from_numpy(
+         bernoulli(backend_for(device("cpu")), (3, 4), 0.75, _SEEDED)).to(x.dtype) / 0.75)
+Case("DropoutAdd in evaluation", lambda t, x, y: t.nn.functional.dropout_add(x, y, 0.5, False), R(3, 4), R(3, 4),
+     torch=lambda t, x, y: y + x, shapes=False, why="equal shapes only: add broadcasts")
+
 # creation, fills and copies
 
 def _changed(change):
@@ -460,6 +467,63 @@ Case("ReLU6", lambda t, x: t.nn.functional.relu6(x), R(3, 4, nonzero=True), comp
 Case("GELU", lambda t, x: t.nn.functional.gelu(x), R(3, 4), complex=False, nonfinite=False,
      why="PyTorch's float32 GELU of infinity is NaN on the CPU, its float64 one is infinity, as here")
 Case("GELUTanh", lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), R(3, 4), complex=False)
+
+_ACTIVATIONS = {
+    "gelu": lambda t, x: t.nn.functional.gelu(x), "relu": lambda t, x: t.relu(x),
+    "gelu_tanh": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), "silu": lambda t, x: t.nn.functional.silu(x),
+}
+for _name, _f in _ACTIVATIONS.items():
+    Case(f"BiasAct {_name}", lambda t, x, b, name=_name: t.nn.functional.bias_act(x, b, name), R(2, 3, 4, nonzero=True),
+         R(4, low=-0.2, high=0.2), torch=lambda t, x, b, f=_f: f(t, x + b), complex=False, nonfinite=_name != "gelu",
+         why="as GELU")
+Case("BiasAct without", lambda t, x: t.nn.functional.bias_act(x, None, "silu"), R(3, 4), complex=False,
+     torch=lambda t, x: t.nn.functional.silu(x))
+Case("Gated silu", lambda t, x, y: t.nn.functional.swiglu(x, y), R(3, 4), R(3, 4), complex=False,
+     torch=lambda t, x, y: t.nn.functional.silu(x) * y)
+Case("Gated gelu", lambda t, x, y: t.nn.functional.geglu(x, y), R(3, 1), R(4), complex=False, nonfinite=False,
+     why="as GELU", torch=lambda t, x, y: t.nn.functional.gelu(x) * y)
+_HALVES = dict(complex=False, shapes=False, why="the halves of a dimension: not elementwise")
+Case("Gated silu halves", lambda t, x: t.nn.functional.swiglu(x), R(3, 8), **_HALVES,
+     torch=lambda t, x: t.nn.functional.silu(x[:, :4]) * x[:, 4:])
+Case("Gated gelu_tanh halves", lambda t, x: t.nn.functional.geglu(x, dim=1, approximate="tanh"), R(2, 6, 3), **_HALVES,
+     torch=lambda t, x: t.nn.functional.gelu(x[:, :3], approximate="tanh") * x[:, 3:])
+Case("glu", lambda t, x: t.nn.functional.glu(x, 0), R(4, 3), complex=False)
+
+# rotary embedding
+
+_ANGLES = np.linspace(-3, 3, 15).reshape(5, 3)
+
+
+def _rotary(interleaved, dim=-2, batch=None):
+    """rotary_embedding by tables made from _ANGLES, and as a complex product in PyTorch."""
+    angles = _ANGLES if batch is None else _ANGLES + np.arange(batch).reshape(batch, 1, 1)
+
+    def ours(t, x):
+        kind = np.dtype(np.float64) if array_of(x).dtype == np.float64 else np.dtype(np.float32)
+        cos, sin = (on_device(f(angles).astype(kind)) for f in (np.cos, np.sin))
+        return t.nn.functional.rotary_embedding(x, cos, sin, interleaved, dim)
+
+    def theirs(t, x):
+        turn = t.polar(t.ones(angles.shape, dtype=t.float64), t.from_numpy(angles)).to(t.promote_types(
+            x.dtype, t.complex64))
+        turn = turn if dim == -2 else turn.unsqueeze(-2)
+        turn = turn.unsqueeze(1) if batch and dim == -2 else turn
+        part = x[..., :6]
+        part = part.unflatten(-1, (3, 2)) if interleaved else part.unflatten(-1, (2, 3)).mT
+        z = t.view_as_real(t.view_as_complex(part.to(turn.real.dtype).contiguous()) * turn)
+        z = z.flatten(-2) if interleaved else z.mT.flatten(-2)
+        return t.cat([z.to(x.dtype), x[..., 6:]], -1)
+
+    return ours, theirs
+
+
+for _label, _spec, _options in (
+        ("", R(2, 3, 5, 6), (False,)), (" interleaved", R(2, 3, 5, 6), (True,)),
+        (" partial", R(2, 5, 8), (False,)), (" heads inside", R(2, 5, 2, 7), (True, -3)),
+        (" batched", R(2, 2, 5, 6), (False, -2, 2))):
+    _ours, _theirs = _rotary(*_options)
+    Case(f"Rotary{_label}", _ours, _spec, torch=_theirs, complex=False, nonfinite=False,
+         why="a complex product has NaN where only one of two products is infinite")
 
 # softmax
 

@@ -40,6 +40,8 @@ LAYERS = [
     ("Softmax", (), {"dim": -1}, (3, 4)),
     ("Softmin", (0,), {}, (3, 4)),
     ("LogSoftmax", (1,), {}, (3, 4)),
+    ("GLU", (), {}, (3, 4)),
+    ("GLU", (1,), {}, (3, 4, 5)),
     ("LayerNorm", (4,), {}, (2, 3, 4)),
     ("LayerNorm", ((3, 4),), {"bias": False}, (2, 3, 4)),
     ("LayerNorm", (4,), {"elementwise_affine": False, "eps": 1e-3}, (2, 4)),

@@ -3,6 +3,7 @@ from . import functional, init, utils
 from .activation import (
     ELU,
     GELU,
+    GLU,
     SELU,
     Hardtanh,
     LeakyReLU,
@@ -42,7 +43,7 @@ __all__ = [
     "Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict",
     "Linear", "Identity", "Flatten", "Unflatten", "Embedding", "Dropout", "Dropout1d", "Dropout2d",
     "ReLU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax", "ELU", "SELU",
-    "ReLU6", "Hardtanh", "LogSigmoid", "Softmin",
+    "ReLU6", "Hardtanh", "LogSigmoid", "Softmin", "GLU",
     "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d", "BatchNorm2d", "Conv1d", "Conv2d",
     "MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d",
     "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCELoss", "BCEWithLogitsLoss", "NLLLoss", "CrossEntropyLoss",

@@ -7,7 +7,7 @@ from .module import Module
 
 __all__ = [
     "ReLU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax", "ELU", "SELU",
-    "ReLU6", "Hardtanh", "LogSigmoid", "Softmin",
+    "ReLU6", "Hardtanh", "LogSigmoid", "Softmin", "GLU",
 ]
 
 
@@ -148,6 +148,22 @@ class Softplus(_Activation):
     def forward(self, input):
         """Elementwise."""
         return F.softplus(input, self.beta, self.threshold)
+
+
+class GLU(Module):
+    """First half of input along `dim` * sigmoid(second half). As torch.nn.GLU."""
+
+    def __init__(self, dim: int = -1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, input):
+        """(..., 2 N, ...) to (..., N, ...)."""
+        return F.glu(input, self.dim)
+
+    def extra_repr(self):
+        """The dimension that is halved."""
+        return f"dim={self.dim}"
 
 
 class _AlongDim(_Activation):

@@ -39,6 +39,28 @@ class Dropout(Operator):
         return ops.dropout_apply(grad, node.p, node.mask_shape, node.seed_offset)
 
 
+class DropoutAdd(Operator):
+    """residual + dropout(x), of equal shapes. Saves (seed, offset)."""
+
+    __slots__ = ("p", "shape_of_mask", "seed_offset")
+    promotion = "common"
+    opmath = widens = True
+
+    def fused(node, x, residual, p, seed_offset):
+        node.p, node.shape_of_mask, node.seed_offset = p, x.shape, seed_offset
+        return kernel_elementwise.dropout(x, p, seed_offset, residual) if p < 1 else None
+
+    def forward(node, x, residual, p, seed_offset):
+        node.p, node.shape_of_mask, node.seed_offset = p, x.shape, seed_offset
+        return node.xp.add(ops.dropout_apply(x, p, x.shape, seed_offset), residual)
+
+    def backward(node, grad):
+        dropped = None
+        if node.need(0):
+            dropped = ops.dropout_apply(grad, node.p, node.shape_of_mask, node.seed_offset)
+        return dropped, grad if node.need(1) else None
+
+
 @public
 def dropout_apply(input, p, mask_shape, seed_offset):
     """Dropout with the mask of (seed, offset); internal: its own gradient."""
@@ -51,14 +73,21 @@ def reserve(x, shape):
     return random.generator_for(where).reserve((math.prod(shape) + 1) // 2)
 
 
-def _drop(name, input, p, training, inplace, mask_shape):
+def _idle(name, input, p, training):
+    """Whether nothing is dropped; checks what dropout is given."""
     if not 0 <= p <= 1:
         raise ValueError(f"[{name}] dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0:
-        return input
+        return True
     if array_of(input).dtype.kind in "iub":
         raise RuntimeError(f"[{name}] expected a floating point or complex tensor, got "
                            f"{array_of(input).dtype}: convert with .float()")
+    return False
+
+
+def _drop(name, input, p, training, inplace, mask_shape):
+    if _idle(name, input, p, training):
+        return input
     params = {"p": p, "mask_shape": mask_shape, "seed_offset": reserve(array_of(input), mask_shape)}
     if inplace:
         return Dropout.inplace(input, **params)
@@ -72,6 +101,23 @@ def dropout(input, p=0.5, training=True, inplace=False):
     Raises: ValueError for p outside [0, 1].
     """
     return _drop("dropout", input, p, training, inplace, array_of(input).shape)
+
+
+@public(functional=True)
+def dropout_add(input, residual, p=0.5, training=True):
+    """residual + dropout(input, p, training) in one pass, for tensors of one shape.
+
+    The mask is that of `dropout` from the same seed, and is made again in backward instead of being kept. The result's
+    dtype is the wider one, float32 for a half input and a float32 residual; both tensors stay as they are.
+    Raises: ValueError for p outside [0, 1], RuntimeError for other shapes or an input of integers.
+    """
+    x, r = array_of(input), array_of(residual)
+    if x.shape != r.shape:
+        raise RuntimeError(f"[dropout_add] expected input and residual of one shape, got {tuple(x.shape)} and "
+                           f"{tuple(r.shape)}: expand one, or add it to dropout(input)")
+    if _idle("dropout_add", input, p, training):
+        return ops.add(residual, input)
+    return DropoutAdd.apply(input, residual, p=p, seed_offset=reserve(x, x.shape))
 
 
 def _channels(name, input, p, training, inplace, ndim):
