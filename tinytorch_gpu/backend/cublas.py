@@ -173,8 +173,9 @@ def _handle(backend, found):
 
 @functools.lru_cache(64)
 def _number(value, dtype):
-    """A number in host memory, where cuBLAS reads alpha and beta during the call."""
-    return np.array(value, dtype)
+    """A number in host memory, where cuBLAS reads alpha and beta during the call: (address, what keeps it alive)."""
+    made = np.array(value, dtype)
+    return made.ctypes.data, made
 
 
 def product(backend, a, b, out, alpha=1, beta=0):
@@ -190,8 +191,7 @@ def product(backend, a, b, out, alpha=1, beta=0):
         b = b.copy()
     found = library(backend)
     handle = _handle(backend, found).value
-    alpha, beta = _number(alpha, scale), _number(beta, scale)
-    pa, pb = alpha.ctypes.data, beta.ctypes.data
+    (pa, _alpha), (pb, _beta) = _number(alpha, scale), _number(beta, scale)
     first, second, to = b.data.ptr, a.data.ptr, out.data.ptr
     item, item_out, kind_out = a.itemsize, out.itemsize, TYPES[out.dtype][0]
     single = p.count == 1

@@ -91,7 +91,9 @@ def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None, add=None, alpha=1, 
 
 
 def _on_device(backend, a, b, out_dtype, add, alpha, beta):
-    shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) + (a.shape[-2], b.shape[-1])
+    lead_a, lead_b = a.shape[:-2], b.shape[:-2]
+    lead = lead_a if lead_a == lead_b or not lead_b else np.broadcast_shapes(lead_a, lead_b)
+    shape = lead + (a.shape[-2], b.shape[-1])
     out = backend.xp.empty(shape, out_dtype)
     if add is None or not beta:
         beta = 0
