@@ -1,16 +1,20 @@
-// Kernels over lists of tensors in one launch: unscaling with its check for infinities and the global norm, Adam, AdamW
-// and SGD. Nothing here waits for the host: step count, found-infinity flag and factors lie on the device.
+// Kernels over lists of tensors in one launch: unscaling with its check for infinities and the global norm, Adam,
+// AdamW, SGD, and the loss scale. Nothing here waits for the host: step counts, found-infinity flag, scale and factors
+// lie on the device.
 //
-// addresses (lists, tensors): where the tensors begin; sizes (tensors). Block b works on elements chunk_start[b] ..
-// chunk_start[b] + chunk of tensor chunk_tensor[b]. Tensors are contiguous, at any alignment; arithmetic in float.
-// `found` 1 makes the update kernels return: parameters, state and step count keep their bits. A null `factor` is 1.
+// addresses (lists, tensors), grads (tensors), steps (tensors): where the tensors begin; sizes (tensors). Block b works
+// on elements chunk_start[b] .. chunk_start[b] + chunk of tensor chunk_tensor[b]. Tensors are contiguous, at any
+// alignment; arithmetic in float. Gradients have a table of their own because they alone move from step to step.
+// `found` other than 0 makes the update kernels return: parameters, state and step counts keep their bits.
 //
-//   kernel       computes                                             bytes moved for n elements
-//   unscale      g *= factor, sums of squares by block, found         2 n s
-//   finish_norm  norm = sqrt(sum of the sums), clip factor            -
-//   advance      step += 1 unless found; 1 - beta^step                -
-//   adam         Adam or AdamW                                        2 n s + n s(grad) + 16 n (+ 8 n with a master)
-//   sgd          SGD with momentum, dampening, Nesterov               2 n s + n s(grad) + 8 n
+//   kernel        computes                                       bytes moved for n elements
+//   unscale       g *= factor, sums of squares by block, found   2 n s; n s without a factor, 0 where it is 1
+//   finish_norm   norm = sqrt(sum of the sums), clip factor      -
+//   advance       step += 1 unless found; 1 - beta^step          -
+//   adam          Adam or AdamW                                  2 n s + n s(grad) + 16 n (+ 8 n with a master)
+//   sgd           SGD with momentum, dampening, Nesterov         2 n s + n s(grad) + 8 n
+//   update_scale  growth and backoff of the loss scale           -
+// A `scale` adds n s(grad) to adam and sgd: the gradients are left divided by it.
 //
 // Versions tried on a GPU: none, not yet measured.
 #include "reduce.cuh"
@@ -24,21 +28,31 @@ __device__ __forceinline__ T* tensor_of(const long long* addresses, int list, in
     return reinterpret_cast<T*>(addresses[static_cast<long long>(list) * tensors + which]);
 }
 
-__device__ __forceinline__ bool skipped(const int* found) { return found != nullptr && *found != 0; }
+__device__ __forceinline__ bool skipped(const float* found) { return found != nullptr && *found != 0.f; }
 
-// parts (blocks) get the sum of squares after the factor; found becomes 1 where an element is not finite. Lists: grad.
+// Gradients divided by the loss scale, in registers and (rounded) in memory.
+template <typename G>
+__device__ __forceinline__ void unscaled(G* grad, long long i, long long end, bool whole, float (&g)[ITEMS], float by) {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) g[k] *= by;
+    store_some(grad, i, end, whole, g);
+}
+
+// parts (blocks) get the sums of squares after the factor; found becomes 1 where an element is not finite. Each may be
+// null; with neither, a factor of 1 leaves the gradients unread.
 template <typename T>
 __global__ void __launch_bounds__(256, 4) unscale(
-    const long long* __restrict__ addresses, const long long* __restrict__ sizes, const int* __restrict__ chunk_tensor,
-    const long long* __restrict__ chunk_start, const float* __restrict__ factor, float* __restrict__ parts, int* found,
-    long long chunk) {
+    const long long* __restrict__ grads, const long long* __restrict__ sizes, const int* __restrict__ chunk_tensor,
+    const long long* __restrict__ chunk_start, const float* __restrict__ factor, float* __restrict__ parts,
+    float* found, long long chunk) {
     __shared__ float staged[32];
+    const float by = factor == nullptr ? 1.f : *factor;
+    if (parts == nullptr && found == nullptr && by == 1.f) return;
     const int which = chunk_tensor[blockIdx.x];
-    T* grad = tensor_of<T>(addresses, 0, 0, which);
+    T* grad = tensor_of<T>(grads, 0, 0, which);
     const long long begin = chunk_start[blockIdx.x];
     const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
     const bool vectors = aligned(grad);
-    const float by = factor == nullptr ? 1.f : *factor;
     float square = 0.f, bad = 0.f, g[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
@@ -54,8 +68,8 @@ __global__ void __launch_bounds__(256, 4) unscale(
     square = reduce_row(square, Sum(), staged);
     bad = reduce_row(bad, Max(), staged);
     if (threadIdx.x == 0) {
-        parts[blockIdx.x] = square;
-        if (bad != 0.f) atomicExch(found, 1);
+        if (parts != nullptr) parts[blockIdx.x] = square;
+        if (found != nullptr && bad != 0.f) atomicExch(found, 1.f);
     }
 }
 
@@ -73,35 +87,40 @@ __global__ void __launch_bounds__(256) finish_norm(
     }
 }
 
-// One thread. corrections (2): 1 - beta1^step, 1 - beta2^step.
-__global__ void advance(float* step, const int* found, float* corrections, double beta1, double beta2) {
-    if (skipped(found)) return;
+// A thread for each tensor. corrections (tensors, 2): 1 - beta1^step, 1 - beta2^step; may be null.
+__global__ void __launch_bounds__(256) advance(
+    const long long* __restrict__ steps, const float* __restrict__ found, float* __restrict__ corrections, int tensors,
+    double beta1, double beta2) {
+    const int which = blockIdx.x * 256 + threadIdx.x;
+    if (which >= tensors || skipped(found)) return;
+    float* step = tensor_of<float>(steps, 0, 0, which);
     const float now = *step + 1.f;
     *step = now;
-    corrections[0] = static_cast<float>(1.0 - pow(beta1, static_cast<double>(now)));
-    corrections[1] = static_cast<float>(1.0 - pow(beta2, static_cast<double>(now)));
+    if (corrections == nullptr) return;
+    corrections[2 * which] = static_cast<float>(1.0 - pow(beta1, static_cast<double>(now)));
+    corrections[2 * which + 1] = static_cast<float>(1.0 - pow(beta2, static_cast<double>(now)));
 }
 
-// Lists: param, grad, exp_avg (float), exp_avg_sq (float), and with MASTER the float32 weights that param is rounded
-// from. part1 = 1 - beta1, part2 = 1 - beta2. DECOUPLED is AdamW.
+// Lists: param, exp_avg (float), exp_avg_sq (float), and with MASTER the float32 weights that param is rounded from.
+// part1 = 1 - beta1, part2 = 1 - beta2. DECOUPLED is AdamW. Gradients are divided by `scale`, if given, in place.
 template <typename T, typename G, bool DECOUPLED, bool MASTER>
 __global__ void __launch_bounds__(256, 2) adam(
-    const long long* __restrict__ addresses, const long long* __restrict__ sizes, const int* __restrict__ chunk_tensor,
-    const long long* __restrict__ chunk_start, const float* __restrict__ factor, const int* __restrict__ found,
-    const float* __restrict__ corrections, long long chunk, int tensors, float lr, float part1, float part2, float eps,
-    float weight_decay, bool maximize) {
+    const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
+    const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
+    const float* __restrict__ found, const float* __restrict__ corrections, long long chunk, int tensors, float lr,
+    float part1, float part2, float eps, float weight_decay, bool maximize) {
     if (skipped(found)) return;
     const int which = chunk_tensor[blockIdx.x];
     T* param = tensor_of<T>(addresses, 0, tensors, which);
-    const G* grad = tensor_of<const G>(addresses, 1, tensors, which);
-    float* mean = tensor_of<float>(addresses, 2, tensors, which);
-    float* square = tensor_of<float>(addresses, 3, tensors, which);
-    float* master = MASTER ? tensor_of<float>(addresses, 4, tensors, which) : nullptr;
+    G* grad = tensor_of<G>(grads, 0, tensors, which);
+    float* mean = tensor_of<float>(addresses, 1, tensors, which);
+    float* square = tensor_of<float>(addresses, 2, tensors, which);
+    float* master = MASTER ? tensor_of<float>(addresses, 3, tensors, which) : nullptr;
     const long long begin = chunk_start[blockIdx.x];
     const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
     const bool vectors = aligned(param) && aligned(grad) && aligned(mean) && aligned(square) && aligned(master);
-    const float by = (factor == nullptr ? 1.f : *factor) * (maximize ? -1.f : 1.f);
-    const float rate = lr / corrections[0], root = 1.f / sqrtf(corrections[1]);
+    const float by = scale == nullptr ? 1.f : 1.f / *scale, sign = maximize ? -1.f : 1.f;
+    const float rate = lr / corrections[2 * which], root = 1.f / sqrtf(corrections[2 * which + 1]);
     float p[ITEMS], g[ITEMS], m[ITEMS], v[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
@@ -112,9 +131,10 @@ __global__ void __launch_bounds__(256, 2) adam(
         load_some(grad, i, end, whole, g);
         load_some(mean, i, end, whole, m);
         load_some(square, i, end, whole, v);
+        if (scale != nullptr) unscaled(grad, i, end, whole, g, by);
 #pragma unroll
         for (int k = 0; k < ITEMS; ++k) {
-            g[k] *= by;
+            g[k] *= sign;
             if constexpr (DECOUPLED)
                 p[k] *= 1.f - lr * weight_decay;
             else
@@ -130,25 +150,25 @@ __global__ void __launch_bounds__(256, 2) adam(
     }
 }
 
-// Lists: param, grad, momentum (float; with MOMENTUM), and with MASTER the float32 weights, always the last list.
-// In the first step the momentum is the gradient, as in torch.optim.SGD.
+// Lists: param, momentum (float; with MOMENTUM), and with MASTER the float32 weights, always the last list. `steps`
+// (with MOMENTUM) count this step: in a tensor's first the momentum is the gradient, as in torch.optim.SGD.
 template <typename T, typename G, bool MOMENTUM, bool MASTER>
 __global__ void __launch_bounds__(256, 2) sgd(
-    const long long* __restrict__ addresses, const long long* __restrict__ sizes, const int* __restrict__ chunk_tensor,
-    const long long* __restrict__ chunk_start, const float* __restrict__ factor, const int* __restrict__ found,
-    const float* __restrict__ step, long long chunk, int tensors, float lr, float momentum, float dampening,
-    float weight_decay, bool nesterov, bool maximize) {
+    const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
+    const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
+    const float* __restrict__ found, const long long* __restrict__ steps, long long chunk, int tensors, float lr,
+    float momentum, float dampening, float weight_decay, bool nesterov, bool maximize) {
     if (skipped(found)) return;
     const int which = chunk_tensor[blockIdx.x];
     T* param = tensor_of<T>(addresses, 0, tensors, which);
-    const G* grad = tensor_of<const G>(addresses, 1, tensors, which);
-    float* buffer = MOMENTUM ? tensor_of<float>(addresses, 2, tensors, which) : nullptr;
-    float* master = MASTER ? tensor_of<float>(addresses, MOMENTUM ? 3 : 2, tensors, which) : nullptr;
+    G* grad = tensor_of<G>(grads, 0, tensors, which);
+    float* buffer = MOMENTUM ? tensor_of<float>(addresses, 1, tensors, which) : nullptr;
+    float* master = MASTER ? tensor_of<float>(addresses, MOMENTUM ? 2 : 1, tensors, which) : nullptr;
     const long long begin = chunk_start[blockIdx.x];
     const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
     const bool vectors = aligned(param) && aligned(grad) && aligned(buffer) && aligned(master);
-    const float by = (factor == nullptr ? 1.f : *factor) * (maximize ? -1.f : 1.f);
-    const bool first = *step == 1.f;
+    const float by = scale == nullptr ? 1.f : 1.f / *scale, sign = maximize ? -1.f : 1.f;
+    const bool first = MOMENTUM && *tensor_of<const float>(steps, 0, tensors, which) == 1.f;
     float p[ITEMS], g[ITEMS], b[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
@@ -160,9 +180,10 @@ __global__ void __launch_bounds__(256, 2) sgd(
         if constexpr (MOMENTUM) {
             if (!first) load_some(buffer, i, end, whole, b);
         }
+        if (scale != nullptr) unscaled(grad, i, end, whole, g, by);
 #pragma unroll
         for (int k = 0; k < ITEMS; ++k) {
-            g[k] = g[k] * by + weight_decay * p[k];
+            g[k] = g[k] * sign + weight_decay * p[k];
             if constexpr (MOMENTUM) {
                 b[k] = first ? g[k] : momentum * b[k] + (1.f - dampening) * g[k];
                 g[k] = nesterov ? g[k] + momentum * b[k] : b[k];
@@ -173,4 +194,20 @@ __global__ void __launch_bounds__(256, 2) sgd(
         store_some(param, i, end, whole, p);
         if constexpr (MOMENTUM) store_some(buffer, i, end, whole, b);
     }
+}
+
+// One thread. An infinity shrinks the scale; `interval` steps without one grow it, where it stays finite. tracker: such
+// steps since the last change.
+__global__ void update_scale(
+    float* __restrict__ scale, int* __restrict__ tracker, const float* __restrict__ found, double growth,
+    double backoff, int interval) {
+    if (*found != 0.f) {
+        *scale = static_cast<float>(*scale * backoff);
+        *tracker = 0;
+        return;
+    }
+    const int good = *tracker + 1;
+    *tracker = good == interval ? 0 : good;
+    const float grown = static_cast<float>(*scale * growth);
+    if (good == interval && grown < infinity()) *scale = grown;
 }

@@ -379,24 +379,31 @@ def _numbers(bench, *values, dtype=F32):
 
 def unscaling(bench, dtype):
     grads, g64 = _draw_lists(bench, dtype)
-    found = _numbers(bench, 0, dtype=np.int32)
-    lists = multi.TensorLists(grads)
-    norm, clip = multi.finish_norm(multi.unscale(lists, found), 3.0)
+    found, lists = _numbers(bench, 0), multi.TensorLists(grads)
+    parts = _numbers(bench, *[np.nan] * lists.blocks)
+
+    def norm(limit, factor=None):
+        multi.unscale(lists, factor, parts, found)
+        return multi.finish_norm(parts, limit)
+
+    total, clip = norm(3.0)
     want = np.sqrt(sum((g * g).sum() for g in g64))
-    bench.same(norm, np.array([want]), "norm", want)
-    bench.same(clip, np.array([3 / (want + 1e-6)]), "factor of clipping", 1)
-    norm, clip = multi.finish_norm(multi.unscale(lists, found, _numbers(bench, 0.25)), 1e6)
-    bench.same(norm, np.array([want / 4]), "norm after unscaling", want)
-    bench.same(clip, np.array([1.0]), "nothing to clip")
+    bench.same(total, want, "norm", want)
+    bench.same(clip, 3 / (want + 1e-6), "factor of clipping", 1)
+    total, clip = norm(1e6, _numbers(bench, 0.25))
+    bench.same(total, want / 4, "norm after unscaling", want)
+    bench.same(clip, np.array(1.0), "nothing to clip")
+    multi.unscale(lists, _numbers(bench, 0.5))
+    multi.unscale(lists, _numbers(bench, 1.0))
     for got, g in zip(grads, g64):
-        bench.same(got, g / 4, "unscaled gradient")
+        bench.same(got, g / 8, "unscaled gradient")
     assert not bench.backend.to_host(found).any()
     for bad in (np.inf, -np.inf, np.nan):
         for i, n in ((0, 0), (3, 2999), (4, LISTS[4][0] - 1)):
-            found = _numbers(bench, 0, dtype=np.int32)
+            found = _numbers(bench, 0)
             keep = bench.backend.to_host(grads[i]).copy()
             grads[i][n] = bad
-            multi.unscale(lists, found)
+            multi.unscale(lists, found=found)
             assert bench.backend.to_host(found)[0] == 1, f"{bad} at {n} of tensor {i} was not found"
             grads[i][...] = bench.backend.from_host(keep)
 
@@ -409,41 +416,45 @@ def adam(bench, dtype):
         state = [[bench.put(np.zeros(n, F32), o) for n, o in LISTS] for _ in range(2)]
         if master:
             state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
-        lists = multi.TensorLists(param, grad, *state)
-        assert lists.fits()
-        step, corrections = _numbers(bench, 0), _numbers(bench, 0, 0)
-        found, factor = _numbers(bench, 0, dtype=np.int32), _numbers(bench, 0.5)
+        lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
+        steps = [_numbers(bench, i) for i in range(len(LISTS))]  # each tensor has its own count
+        counts, corrections = multi.addresses(steps), _numbers(bench, *[np.nan] * 2 * len(LISTS))
+        found, scale = _numbers(bench, 0), _numbers(bench, 2.0) if maximize else None
         m = v = [0.0] * len(LISTS)
         for t in (1, 2):
-            multi.advance(step, found, corrections, 0.9, 0.999)
-            multi.adam(lists, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, found, factor, maximize)
-            sign = -0.5 if maximize else 0.5
-            g = [sign * g if decoupled else sign * g + 0.01 * p for g, p in zip(g64, p64)]
+            multi.advance(counts, found, corrections, (0.9, 0.999))
+            multi.adam(lists, grads, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, scale, found, maximize)
+            if scale is not None:
+                g64 = [g / 2 for g in g64]
+            g = [(-a if maximize else a) + (0 if decoupled else 0.01 * p) for a, p in zip(g64, p64)]
             p64 = [p * (1 - 0.1 * 0.01) for p in p64] if decoupled else p64
             m = [0.9 * a + 0.1 * b for a, b in zip(m, g)]
             v = [0.999 * a + 0.001 * b * b for a, b in zip(v, g)]
-            p64 = [p - 0.1 / (1 - 0.9**t) * a / (np.sqrt(b / (1 - 0.999**t)) + EPS) for p, a, b in zip(p64, m, v)]
+            p64 = [p - 0.1 / (1 - 0.9**(t + i)) * a / (np.sqrt(b / (1 - 0.999**(t + i))) + EPS)
+                   for i, (p, a, b) in enumerate(zip(p64, m, v))]
             for i in range(len(LISTS)):
                 what = f"step {t} of tensor {i}, decoupled={decoupled}, master={master}, maximize={maximize}"
                 bench.same(param[i], p64[i], "parameter, " + what, 16)
+                bench.same(grad[i], g64[i], "gradient, " + what)
                 bench.same(state[0][i], m[i], "first moment, " + what, 16)
                 bench.same(state[1][i], v[i], "second moment, " + what, 16)
                 if master:
                     bench.same(state[2][i], p64[i], "master, " + what, 16)
+                assert bench.backend.to_host(steps[i])[0] == t + i
             if not master:  # the next step starts from the rounded parameter
                 p64 = [bench.backend.to_host(p).astype(np.float64) for p in param]
-        _nothing_moves(bench, lists, step, corrections, lambda flag: (
-            multi.advance(step, flag, corrections, 0.9, 0.999),
-            multi.adam(lists, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, flag, factor, maximize)))
+        _nothing_moves(bench, [*param, *grad, *sum(state, []), *steps, corrections], lambda flag: (
+            multi.advance(counts, flag, corrections, (0.9, 0.999)),
+            multi.adam(lists, grads, corrections, 0.1, (0.9, 0.999), EPS, 0.01, decoupled, scale, flag, maximize)))
 
 
-def _nothing_moves(bench, lists, step, corrections, update):
-    """With the flag set every bit stays, the step count as well."""
+def _nothing_moves(bench, arrays, update):
+    """With the flag set every bit stays, the step counts as well."""
     def bits():
-        return [bench.backend.to_host(a).tobytes() for a in (*sum(lists.lists, []), step, corrections)]
+        return [bench.backend.to_host(a).tobytes() for a in arrays]
 
     before = bits()
-    update(_numbers(bench, 1, dtype=np.int32))
+    update(_numbers(bench, 1))
     assert bits() == before
     bench.compared += 1
 
@@ -455,16 +466,26 @@ def sgd(bench, dtype):
             continue
         param, p64 = _draw_lists(bench, dtype)
         grad, g64 = _draw_lists(bench, dtype)
+        # a first step reads no momentum
         state = [[bench.put(np.full(n, np.nan, F32), o) for n, o in LISTS]] if momentum else []
         if master:
             state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
-        lists = multi.TensorLists(param, grad, *state)
-        step, corrections = _numbers(bench, 0), _numbers(bench, 0, 0)
-        dampening, found = 0.0 if nesterov else 0.2, _numbers(bench, 0, dtype=np.int32)
-        settings, b = (0.1, momentum, dampening, 0.01, nesterov, master), []
+        lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
+        counts = [_numbers(bench, 0) for _ in LISTS]
+        steps = multi.addresses(counts) if momentum else None
+        scale = None if nesterov else _numbers(bench, 4.0)
+        dampening, found = 0.0 if nesterov else 0.2, _numbers(bench, 0)
+        settings, b = (0.1, momentum, dampening, 0.01, nesterov, master, scale), []
+
+        def step(flag):
+            if momentum:
+                multi.advance(steps, flag)
+            multi.sgd(lists, grads, steps, *settings, flag)
+
         for t in (1, 2):
-            multi.advance(step, found, corrections, 0.9, 0.999)
-            multi.sgd(lists, step, *settings, found=found)
+            step(found)
+            if scale is not None:
+                g64 = [a / 4 for a in g64]
             g = [a + 0.01 * p for a, p in zip(g64, p64)]
             if momentum:
                 b = g if t == 1 else [momentum * x + (1 - dampening) * y for x, y in zip(b, g)]
@@ -473,12 +494,27 @@ def sgd(bench, dtype):
             for i in range(len(LISTS)):
                 what = f"step {t} of tensor {i}, momentum={momentum}, nesterov={nesterov}, master={master}"
                 bench.same(param[i], p64[i], "parameter, " + what, 8)
+                bench.same(grad[i], g64[i], "gradient, " + what)
                 if momentum:
                     bench.same(state[0][i], b[i], "momentum, " + what, 8)
             if not master:
                 p64 = [bench.backend.to_host(p).astype(np.float64) for p in param]
-        _nothing_moves(bench, lists, step, corrections, lambda flag: (
-            multi.advance(step, flag, corrections, 0.9, 0.999), multi.sgd(lists, step, *settings, found=flag)))
+        _nothing_moves(bench, [*param, *grad, *sum(state, []), *counts], step)
+
+
+def loss_scale(bench, dtype):
+    """No dtype matters here: the scale is float32."""
+    scale, tracker = _numbers(bench, 3.0), _numbers(bench, 0, dtype=np.int32)
+
+    def step(found, growth=2.0, backoff=0.5, interval=3):
+        multi.update_scale(scale, tracker, _numbers(bench, found), growth, backoff, interval)
+        return float(bench.backend.to_host(scale)[0]), int(bench.backend.to_host(tracker)[0])
+
+    assert [step(bad) for bad in (0, 0, 0, 0, 1, 2, 0)] == [
+        (3.0, 1), (3.0, 2), (6.0, 0), (6.0, 1), (3.0, 0), (1.5, 0), (1.5, 1)]
+    assert step(0, growth=3e38, interval=2) == (1.5, 0), "a scale that would be infinite stays"
+    assert step(0, growth=1.1, interval=1) == (float(np.float32(1.5 * 1.1)), 0)
+    bench.compared += 1
 
 
 def indices_in_range(bench, dtype):
@@ -521,5 +557,6 @@ CASES = {  # case -> the `__global__` functions it covers
     unscaling: ("unscale", "finish_norm"),
     adam: ("adam", "advance"),
     sgd: ("sgd", "advance"),
+    loss_scale: ("update_scale",),
     indices_in_range: ("check_indices",),
 }
