@@ -1,150 +1,163 @@
 """Compile every kernel instantiation of the library for every architecture, without a GPU or a driver.
 
-    python tests/compile_matrix.py            compile what changed, compare, write bench/results/kernels.json
-    python tests/compile_matrix.py --check    the same without writing: fails when the file is not up to date
-    python tests/compile_matrix.py --all      compile everything again
+    python tests/compile_matrix.py --cuda12 FOLDER     compile what changed, compare, write bench/results/kernels.json
+    python tests/compile_matrix.py --check             write nothing: fail when the file is not up to date
+    python tests/compile_matrix.py --all               compile everything again
 
-NVRTC comes from wheels: pip install "cuda-toolkit[nvrtc,cudart,crt,cccl]==13.0.*". The result of each file holds the
-hash of its source with the headers inlined, so that only changed files compile. A spill that the file did not have
-before fails with the kernel named.
+NVRTC comes from wheels. CUDA 13, for sm_75 and newer, from those that are installed:
+    pip install 'cuda-toolkit[nvrtc,cudart,crt,cccl]==13.0.*'
+CUDA 12, for sm_70, from a folder of its own, given by --cuda12 or TINYTORCH_CUDA12:
+    pip install --target FOLDER 'cuda-toolkit[nvrtc,cudart,cccl]==12.9.*'
+
+The figures of a file are kept by the hash of its source with the headers inlined, so that only changed files compile.
+A spill that the file did not have before fails with the kernel named; so does an unknown hash under --check. What an
+architecture lacks stands in tinytorch_gpu/backend/architecture.py: such an instantiation has no figures there.
 """
 from __future__ import annotations
 
 import argparse
-import ctypes
+import concurrent.futures
+import functools
 import hashlib
-import json
-import re
+import multiprocessing
+import os
 import sys
 import time
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tinytorch_gpu.backend import kernel_source  # noqa: E402
-from tinytorch_gpu.backend.kernel import LIBRARY, OPTIONS  # noqa: E402
+from tinytorch_gpu.backend import architecture, kernel_source  # noqa: E402
+from tinytorch_gpu.backend.architecture import TOOLKITS  # noqa: E402
+from tinytorch_gpu.kernel_commands import figures as recorded_figures  # noqa: E402
+from tinytorch_gpu.kernel_commands.library import instantiations  # noqa: E402
+from tinytorch_gpu.kernel_commands.nvrtc import FLAGS, CompileFailed, Nvrtc, NvrtcMissing  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "kernels.json"
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-FLAGS = (*OPTIONS, "-ftz=true", "--ptxas-options=-v")  # CuPy adds -ftz=true to all it compiles
+PROCESSES = 2
 
 
-class Nvrtc:
-    """The few calls of libnvrtc that turn a source into a CUBIN. Raises: OSError when the wheels are not installed."""
-
-    def __init__(self):
-        files = [Path(f.locate()) for f in metadata.files("nvidia-cuda-nvrtc") or ()]
-        libraries = [f for f in files if re.fullmatch(r"libnvrtc\.so\.\d+|nvrtc64_\w+\.dll", f.name)]
-        if not libraries:
-            raise OSError("no libnvrtc in the wheel nvidia-cuda-nvrtc")
-        for f in files:  # NVRTC looks for it by name, outside of its own folder
-            if re.fullmatch(r"libnvrtc-builtins\.so\.[\d.]+", f.name):
-                ctypes.CDLL(str(f), mode=ctypes.RTLD_GLOBAL)
-        self.lib = ctypes.CDLL(str(libraries[0]))
-        headers = [Path(f.locate()) for f in metadata.files("nvidia-cuda-runtime") or ()]
-        self.include = next(f.parent for f in headers if f.name == "cuda_fp16.h")
-        self.version = metadata.version("nvidia-cuda-nvrtc")
-
-    def call(self, name, *args):
-        status = getattr(self.lib, name)(*args)
-        if status:
-            self.lib.nvrtcGetErrorString.restype = ctypes.c_char_p
-            raise RuntimeError(f"{name}: {self.lib.nvrtcGetErrorString(status).decode()}")
-
-    def compile(self, text, label, architecture, expressions):
-        """(CUBIN, log, {expression: name in the CUBIN}). Raises: RuntimeError with the compiler's messages."""
-        program = ctypes.c_void_p()
-        self.call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), label.encode(), 0, None, None)
-        try:
-            for e in expressions:
-                self.call("nvrtcAddNameExpression", program, e.encode())
-            options = [o.encode() for o in (*FLAGS, f"-arch={architecture}", f"-I{self.include}",
-                                            f"-I{self.include / 'cccl'}")]
-            status = self.lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-            log = self._bytes(program, "nvrtcGetProgramLog").decode(errors="replace").rstrip("\0")
-            if status:
-                raise RuntimeError(f"{label} does not compile for {architecture}:\n{log}")
-            names = {}
-            for e in expressions:
-                lowered = ctypes.c_char_p()
-                self.call("nvrtcGetLoweredName", program, e.encode(), ctypes.byref(lowered))
-                names[e] = lowered.value.decode()
-            return self._bytes(program, "nvrtcGetCUBIN"), log, names
-        finally:
-            self.call("nvrtcDestroyProgram", ctypes.byref(program))
-
-    def _bytes(self, program, what):
-        size = ctypes.c_size_t()
-        self.call(what + "Size", program, ctypes.byref(size))
-        buffer = ctypes.create_string_buffer(size.value)
-        self.call(what, program, buffer)
-        return buffer.raw
-
-
-_ENTRY = re.compile(
-    r"Compiling entry function '(?P<name>[^']+)'.*?\d+ bytes stack frame, (?P<stores>\d+) bytes spill stores, "
-    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers(?P<rest>[^\n]*)", re.S)
-
-
-def figures(log, names):
-    """{expression: {registers, spills (bytes), shared (bytes)}} from what ptxas printed."""
-    expressions = {mangled: e for e, mangled in names.items()}
-    found = {}
-    for m in _ENTRY.finditer(log):
-        shared = re.search(r"(\d+) bytes smem", m["rest"])
-        found[expressions[m["name"]]] = {
-            "registers": int(m["registers"]), "spills": int(m["stores"]) + int(m["loads"]),
-            "shared": int(shared[1]) if shared else 0,
-        }
-    if missing := set(names) - set(found):
-        raise RuntimeError(f"ptxas said nothing about {', '.join(sorted(missing))}:\n{log}")
-    return found
-
-
-def load_launchers():
-    """Import every module of launchers, which fills LIBRARY."""
-    import importlib
-
-    for path in sorted((ROOT / "tinytorch_gpu" / "backend").glob("kernel_*.py")):
-        importlib.import_module(f"tinytorch_gpu.backend.{path.stem}")
-
-
-def instantiations():
-    """{file: sorted name expressions} of the library."""
-    load_launchers()
-    found = {}
-    for kernel in LIBRARY:
-        kernel.signature  # noqa: B018  (reads the source, which raises what is wrong with it)
-        found.setdefault(kernel.source, set()).update(kernel.expressions())
-    return {file: sorted(names) for file, names in sorted(found.items())}
-
-
-def state(file, expressions, version):
-    """What a file's figures depend on."""
-    text = "\n".join((kernel_source.read(file).text, *expressions, *FLAGS, *ARCHITECTURES, version))
+def state(file, needs, toolkit):
+    """What a file's figures by one toolkit depend on. `needs`: {expression: (features, types)}."""
+    limits = [str(architecture.FEATURES[name]) for features, _ in needs.values() for name in features]
+    text = "\n".join((kernel_source.read(file).text, repr(sorted(needs.items())), *limits, *FLAGS, toolkit,
+                      *TOOLKITS[toolkit]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def compile_file(nvrtc, file, expressions):
-    """{expression: {architecture: figures}}."""
+def stale(recorded, sources):
+    """[(file, toolkit)] whose figures were not made from these sources."""
+    return [(file, toolkit) for file, needs in sources.items() for toolkit in TOOLKITS
+            if recorded.get(file, {}).get("states", {}).get(toolkit) != state(file, needs, toolkit)]
+
+
+def gone(recorded, sources):
+    """Files and instantiations that have figures and are no longer in the library."""
+    for file, known in recorded.items():
+        yield from (f"{e} of {file}" for e in known["kernels"] if e not in sources.get(file, ()))
+
+
+@functools.cache
+def _nvrtc(folder):
+    return Nvrtc(folder)
+
+
+def compile_one(folder, file, target, needs):
+    """(figures of the file's expressions for an architecture, seconds). One NVRTC program for all of them."""
+    began = time.perf_counter()
     source = kernel_source.read(file)
-    rows = {e: {} for e in expressions}
-    for architecture in ARCHITECTURES:
-        _, log, names = nvrtc.compile(source.text, source.label, architecture, expressions)
-        for e, row in figures(log, names).items():
-            rows[e][architecture] = row
-    return rows
+    able = [e for e, (features, types) in needs.items()
+            if not architecture.lacking(features, types, architecture.number(target))]
+    rows = _nvrtc(folder).figures(source.text, source.label, target, able) if able else {}
+    return rows, time.perf_counter() - began
 
 
-def new_spills(old, new):
+@dataclass
+class Outcome:
+    """What a run of the matrix found: the files' figures, new spills, toolkits that are not there, failed compiles."""
+
+    files: dict
+    compiled: list = field(default_factory=list)  # (file, toolkit)
+    spills: list = field(default_factory=list)  # a line each
+    missing: list = field(default_factory=list)
+    failed: list = field(default_factory=list)
+
+
+def new_spills(old, file, target, rows):
     """Lines about kernels that spill more bytes than before."""
-    for e, rows in new.items():
-        for architecture, row in rows.items():
-            before = old.get(e, {}).get(architecture, {}).get("spills", 0)
-            if row["spills"] > before:
-                yield f"{e} spills {row['spills']} bytes on {architecture}, {before} before"
+    for e, row in sorted(rows.items()):
+        before = (old.get(file, {}).get("kernels", {}).get(e, {}).get(target) or (0, 0, 0))[1]
+        if row[1] > before:
+            yield f"{file}: {e} spills {row[1]} bytes on {target}, {before} before"
+
+
+def run(recorded, sources, folders, again=False, say=print):
+    """Compile what is not known. `folders`: {toolkit: folder of its NVRTC, None: the installed one}."""
+    work = [(f, t) for f in sources for t in TOOLKITS] if again else stale(recorded, sources)
+    out = Outcome({f: {"states": {}, "kernels": {e: {} for e in needs}} for f, needs in sources.items()})
+    for file, entry in out.files.items():  # what is known stays
+        for toolkit, known in recorded.get(file, {}).get("states", {}).items():
+            if (file, toolkit) not in work and toolkit in TOOLKITS:
+                entry["states"][toolkit] = known
+                for e, rows in entry["kernels"].items():
+                    rows.update({a: recorded[file]["kernels"][e][a] for a in TOOLKITS[toolkit]})
+    for toolkit in dict.fromkeys(t for _, t in work):
+        try:
+            if toolkit not in folders:
+                raise NvrtcMissing("[nvrtc] its folder was not given")
+            found = _nvrtc(folders[toolkit]).version
+            if found != toolkit:
+                raise NvrtcMissing(f"[nvrtc] {folders[toolkit] or 'what is installed'} is CUDA {found}")
+        except NvrtcMissing as e:
+            where = ", ".join(TOOLKITS[toolkit])
+            out.missing.append(f"no CUDA {toolkit} for {where} (the head of tests/compile_matrix.py says how): {e}")
+            work = [w for w in work if w[1] != toolkit]
+    tasks = [(file, toolkit, target) for file, toolkit in work for target in TOOLKITS[toolkit]]
+    tasks.sort(key=lambda t: -len(sources[t[0]]))  # the long ones first
+    pool = _pool() if PROCESSES > 1 and len(tasks) > 1 else _Here()
+    with pool:
+        futures = [pool.submit(compile_one, folders[toolkit], file, target, sources[file])
+                   for file, toolkit, target in tasks]
+        for (file, _, target), future in zip(tasks, futures):
+            try:
+                rows, seconds = future.result()
+            except CompileFailed as e:
+                out.failed.append(str(e))
+                continue
+            say(f"{file} {target}: {len(rows)} kernels in {seconds:.1f} s")
+            out.spills += new_spills(recorded, file, target, rows)
+            for e in sources[file]:
+                out.files[file]["kernels"][e][target] = list(rows[e]) if e in rows else None
+    for file, toolkit in work:
+        if all(target in rows for rows in out.files[file]["kernels"].values() for target in TOOLKITS[toolkit]):
+            out.files[file]["states"][toolkit] = state(file, sources[file], toolkit)
+            out.compiled.append((file, toolkit))
+    return out
+
+
+class _Here:
+    """A pool without processes."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def submit(self, fn, *args):
+        made = concurrent.futures.Future()
+        try:
+            made.set_result(fn(*args))
+        except CompileFailed as e:
+            made.set_exception(e)
+        return made
+
+
+def _pool():
+    # NVRTC holds one lock for a whole compilation: processes, not threads
+    return concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
 
 
 def main(arguments=None):
@@ -152,51 +165,39 @@ def main(arguments=None):
     parser.add_argument("--all", action="store_true", help="compile unchanged files too")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the recorded figures are old")
     parser.add_argument("--allow-spills", action="store_true", help="record new spills instead of failing")
+    parser.add_argument("--cuda12", metavar="FOLDER", default=os.environ.get("TINYTORCH_CUDA12") or None,
+                        help="where CUDA 12's wheels are (TINYTORCH_CUDA12)")
     given = parser.parse_args(arguments)
-    nvrtc = Nvrtc()
-    recorded = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"files": {}}
-    files, spills, changed = {}, [], []
-    for file, expressions in instantiations().items():
-        old = recorded["files"].get(file, {"source": "", "kernels": {}})
-        source = state(file, expressions, nvrtc.version)
-        if old["source"] == source and not given.all:
-            files[file] = old
-            continue
-        began = time.perf_counter()
-        kernels = compile_file(nvrtc, file, expressions)
-        print(f"{file}: {len(expressions)} kernels x {len(ARCHITECTURES)} architectures in "
-              f"{time.perf_counter() - began:.1f} s")
-        found = [] if given.allow_spills else list(new_spills(old["kernels"], kernels))
-        if found:
-            spills += found
-            continue
-        files[file] = {"source": source, "kernels": kernels}
-        if files[file] != old:
-            changed.append(file)
-            if not given.check:
-                write(nvrtc, recorded["files"] | files)  # at once: what is compiled stays if a later file fails
-    if spills:
-        print("\n".join(spills), file=sys.stderr)
-        return 1
-    gone = set(recorded["files"]) - set(files)
+    try:
+        recorded = recorded_figures.load(RESULTS)["files"] if RESULTS.is_file() else {}
+    except ValueError:
+        if not given.all:
+            raise
+        recorded = {}
+    sources = instantiations()
+    old = [*dict.fromkeys(f"{file} (CUDA {toolkit})" for file, toolkit in stale(recorded, sources)),
+           *gone(recorded, sources)]
+    if not old and not given.all:
+        print(f"all {sum(map(len, sources.values()))} kernels of {len(sources)} files are known")
+        return 0
+    folders = {"13.0": None} | ({"12.9": given.cuda12} if given.cuda12 else {})
+    began = time.perf_counter()
+    out = run(recorded, sources, folders, given.all)
+    print(f"{len(out.compiled)} of {len(sources) * len(TOOLKITS)} compiled in {time.perf_counter() - began:.0f} s")
+    spills = [] if given.allow_spills else out.spills
+    for line in (*out.failed, *out.missing, *spills):
+        print(line, file=sys.stderr)
     if given.check:
-        for file in (*changed, *gone):
-            print(f"bench/results/kernels.json is not up to date for {file}: run python tests/compile_matrix.py",
+        for what in old:
+            print(f"bench/results/kernels.json does not know {what}: run python tests/compile_matrix.py",
                   file=sys.stderr)
-        return 1 if changed or gone else 0
-    if gone:
-        write(nvrtc, files)
-    return 0
-
-
-def write(nvrtc, files):
-    """Write the figures of these files, one architecture a line."""
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"nvrtc": nvrtc.version, "flags": list(FLAGS), "architectures": list(ARCHITECTURES), "files": files}
-    text = json.dumps(whole, indent=1, sort_keys=True)
-    text = re.sub(r'\{\s*"registers": (\d+),\s*"shared": (\d+),\s*"spills": (\d+)\s*\}',
-                  r'{"registers": \1, "shared": \2, "spills": \3}', text)
-    RESULTS.write_text(text + "\n", encoding="utf-8")
+        return 1 if old or spills or out.failed else 0
+    # a file with a new spill keeps what was known of it, so that the next run says it again
+    spilled = {line.split(":")[0] for line in spills}
+    files = {f: entry for f, entry in out.files.items() if f not in spilled}
+    files |= {f: recorded[f] for f in spilled & set(recorded)}
+    recorded_figures.store(RESULTS, files)
+    return 1 if out.failed or out.missing or spills else 0
 
 
 if __name__ == "__main__":
