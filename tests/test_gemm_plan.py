@@ -62,6 +62,9 @@ def test_random_layouts(rng, dtype):
         assert out.flags.c_contiguous, what
         try:
             check(SIM.to_host(out), a, b, dtype)
+            if dtype.itemsize > 2:
+                twice = gemm(x, y, *flags, add=out)
+                check(SIM.to_host(twice) / 2, a, b, dtype)
         except AssertionError:
             raise AssertionError(what) from None
 

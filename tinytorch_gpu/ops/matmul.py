@@ -57,15 +57,7 @@ class Linear(Operator):
 
     def forward(node, x, weight, bias):
         node.save(x if node.need(1) else None, weight if node.need(0) else None)
-        if bias is None:
-            return raw_gemm(x, weight, False, True)
-        if x.dtype in dtypes.HALF:  # the bias joins before the one rounding
-            out = raw_gemm(x, weight, False, True, out_dtype=dtypes.float32)
-            out += bias
-            return out.astype(x.dtype)
-        out = raw_gemm(x, weight, False, True)
-        node.xp.add(out, bias, out=out)
-        return out
+        return raw_gemm(x, weight, False, True, add=bias)  # the bias joins before the one rounding
 
     def backward(node, grad):
         x, weight = node.saved

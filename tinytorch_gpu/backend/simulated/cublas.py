@@ -86,7 +86,7 @@ def gemm_strided_batched_ex(handle, transa, transb, m, n, k, alpha, a, atype, ld
         if alpha != 1:
             value *= alpha
         if beta != 0:  # with 0 the memory is not read: it may hold NaN
-            value += out.astype(value.dtype) * beta
+            value = value + out.astype(value.dtype) * beta
         np.copyto(out, value, casting="unsafe")
 
 
