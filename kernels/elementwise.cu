@@ -48,48 +48,6 @@ __device__ __forceinline__ void add_bias(
     }
 }
 
-// Where ITEMS neighbours of a result lie in an operand whose rows of `columns` elements start `stride` apart.
-struct Strip {
-    long long i, n, columns, stride, column, at;
-
-    __device__ Strip(long long i, long long n, long long columns, long long stride)
-        : i(i), n(n), columns(columns), stride(stride) {
-        const long long row = columns == n ? 0 : i / columns;
-        column = i - row * columns;
-        at = row * stride + column;
-    }
-
-    // Whether they exist and lie side by side.
-    __device__ bool whole() const { return i + ITEMS <= n && column + ITEMS <= columns; }
-
-    template <typename T>
-    __device__ void load_from(const T* p, bool vectors, float (&v)[ITEMS]) const {
-        if (vectors) return load(p + at, v);
-        long long c = column, a = at;
-#pragma unroll
-        for (int k = 0; k < ITEMS; ++k) {
-            v[k] = i + k < n ? widen(p[a]) : 0.f;
-            next(c, a);
-        }
-    }
-
-    template <typename T>
-    __device__ void store_to(T* p, bool vectors, const float (&v)[ITEMS]) const {
-        if (vectors) return store(p + at, v);
-        long long c = column, a = at;
-#pragma unroll
-        for (int k = 0; k < ITEMS; ++k) {
-            if (i + k < n) p[a] = narrow<T>(v[k]);
-            next(c, a);
-        }
-    }
-
-    __device__ void next(long long& c, long long& a) const {
-        ++a;
-        if (++c == columns) c = 0, a += stride - columns;
-    }
-};
-
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) activation_forward(
     const T* __restrict__ x, const T* __restrict__ bias, T* __restrict__ y, long long n, long long columns) {
@@ -120,48 +78,82 @@ __global__ void __launch_bounds__(256) activation_backward(
     store_some(gx, i, n, whole, g);
 }
 
-// A null `up`: gate is (rows, 2 columns), and up its second half; so with `gup` in the backward.
+// Where result i lies in operands whose rows of `columns` elements start `stride` apart.
+struct Strip {
+    long long column, at;
+
+    __device__ Strip(long long i, long long n, long long columns, long long stride) {
+        const long long row = columns == n ? 0 : i / columns;
+        column = i - row * columns;
+        at = row * stride + column;
+    }
+
+    // To result i + 1.
+    __device__ void next(long long columns, long long stride) {
+        ++at;
+        if (++column == columns) {
+            column = 0;
+            at += stride - columns;
+        }
+    }
+};
+
+// A null `up`: gate is (rows, 2 columns), and up its second half; so with `gup` in the backward. What is not 8 aligned
+// neighbours of one row goes one by one, in a loop that is not unrolled: unrolled, GELU's forward spilled 24 bytes.
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) gated_forward(
     const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ y, long long n, long long columns,
     long long stride) {
-    const Strip strip(first_item(), n, columns, stride);
-    if (strip.i >= n) return;
+    const long long i = first_item();
+    if (i >= n) return;
     if (up == nullptr) up = gate + columns;
-    const bool whole = strip.whole() && aligned(y + strip.i);
-    const bool vectors = whole && aligned(gate + strip.at) && aligned(up + strip.at);
-    float a[ITEMS], b[ITEMS];
-    strip.load_from(gate, vectors, a);
-    strip.load_from(up, vectors, b);
+    Strip s(i, n, columns, stride);
+    if (i + ITEMS <= n && s.column + ITEMS <= columns && aligned(gate + s.at) && aligned(up + s.at) && aligned(y + i)) {
+        float a[ITEMS], b[ITEMS];
+        load(gate + s.at, a);
+        load(up + s.at, b);
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) a[k] = activate<KIND>(a[k]) * b[k];
-    store_some(y, strip.i, n, whole, a);
+        for (int k = 0; k < ITEMS; ++k) a[k] = activate<KIND>(a[k]) * b[k];
+        store(y + i, a);
+        return;
+    }
+#pragma unroll 1
+    for (long long k = i; k < n && k < i + ITEMS; ++k, s.next(columns, stride))
+        y[k] = narrow<T>(activate<KIND>(widen(gate[s.at])) * widen(up[s.at]));
 }
 
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) gated_backward(
     const T* __restrict__ grad, const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ ggate,
     T* __restrict__ gup, long long n, long long columns, long long stride) {
-    const Strip strip(first_item(), n, columns, stride);
-    if (strip.i >= n) return;
+    const long long i = first_item();
+    if (i >= n) return;
     if (up == nullptr) {
         up = gate + columns;
         gup = ggate + columns;
     }
-    const bool whole = strip.whole() && aligned(grad + strip.i);
-    const bool vectors = whole && aligned(gate + strip.at) && aligned(up + strip.at);
-    const bool stores = whole && aligned(ggate + strip.at) && aligned(gup + strip.at);
-    float g[ITEMS], a[ITEMS], b[ITEMS];
-    load_some(grad, strip.i, n, whole, g);
-    strip.load_from(gate, vectors, a);
-    strip.load_from(up, vectors, b);
+    Strip s(i, n, columns, stride);
+    if (i + ITEMS <= n && s.column + ITEMS <= columns && aligned(grad + i) && aligned(gate + s.at) &&
+        aligned(up + s.at) && aligned(ggate + s.at) && aligned(gup + s.at)) {
+        float g[ITEMS], a[ITEMS], b[ITEMS];
+        load(grad + i, g);
+        load(gate + s.at, a);
+        load(up + s.at, b);
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-        b[k] *= g[k] * slope<KIND>(a[k]);
-        g[k] *= activate<KIND>(a[k]);
+        for (int k = 0; k < ITEMS; ++k) {
+            b[k] *= g[k] * slope<KIND>(a[k]);
+            g[k] *= activate<KIND>(a[k]);
+        }
+        store(ggate + s.at, b);
+        store(gup + s.at, g);
+        return;
     }
-    strip.store_to(ggate, stores, b);
-    strip.store_to(gup, stores, g);
+#pragma unroll 1
+    for (long long k = i; k < n && k < i + ITEMS; ++k, s.next(columns, stride)) {
+        const float g = widen(grad[k]), a = widen(gate[s.at]);
+        ggate[s.at] = narrow<T>(g * widen(up[s.at]) * slope<KIND>(a));
+        gup[s.at] = narrow<T>(g * activate<KIND>(a));
+    }
 }
 
 // Value i of the mask is kept where 32-bit word i of the stream (low halves first) is below `threshold`; `block` is the
