@@ -27,7 +27,8 @@ LACKING = {
     "_convolution", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
     "cudnn_convolution", "cudnn_convolution_transpose", "prelu", "addr", "chain_matmul", "addbmm", "lstm_cell",
     "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss",
-    "hinge_embedding_loss", "margin_ranking_loss", "triplet_margin_loss", "dist", "pdist", "cdist", "renorm", "bilinear",
+    "hinge_embedding_loss", "margin_ranking_loss", "triplet_margin_loss", "dist", "pdist", "cdist", "renorm",
+    "bilinear",
     "cross", "grid_sampler", "nll_loss2d", "multilabel_margin_loss", "soft_margin_loss", "multi_margin_loss",
     "linalg_vecdot", "linalg_multi_dot", "__div__",
 }

@@ -70,7 +70,10 @@ class Operator(Node):
     # what forward and backward use
 
     def forward(node, *arrays, **params):
-        raise NotImplementedError(f"[{node.name()}] forward is not written")
+        why = "forward is not written"
+        if node.fused is not None:
+            why = "its kernel does not run on these operands, and it has no formula: write forward, or move them"
+        raise NotImplementedError(f"[{node.name()}] {why}")
 
     def backward(node, *grads):
         raise NotImplementedError(f"[{node.name()}] backward is not written: it is not differentiable")

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import architecture
 from .device import CPU, backend_of, device, is_array, probe
-from .kernel_source import C_NAMES, C_TYPES, Signature, read
+from .kernel_source import C_NAMES, C_TYPES, Signature, is_library, read
 
 __all__ = ["Kernel", "LIBRARY", "fits", "ready", "reason", "use_kernels", "kernels_enabled", "checking"]
 
@@ -147,7 +147,7 @@ class Kernel:
         self._functions: dict[tuple, object] = {}
         self._of: dict[tuple, Kernel] = {}
         self._lead = 0
-        if isinstance(source, str) and source.endswith(".cu") and "/" not in source:
+        if is_library(source):
             LIBRARY.append(self)
 
     def __repr__(self):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .dtypes import bfloat16
 
-__all__ = ["Parameter", "Signature", "Source", "library_folder", "library_files", "read", "C_NAMES"]
+__all__ = ["Parameter", "Signature", "Source", "library_folder", "library_files", "is_library", "read", "C_NAMES"]
 
 _INSIDE = Path(__file__).resolve().parents[1] / "cuda_sources"  # where the wheel puts them
 _CHECKOUT = Path(__file__).resolve().parents[2] / "kernels"
@@ -95,16 +95,24 @@ def library_files() -> list[Path]:
     return sorted(library_folder().glob("*.cu"))
 
 
+def is_library(source) -> bool:
+    """Whether a Kernel's source is a file of the library."""
+    return (isinstance(source, str) and source.endswith(".cu") and "/" not in source and "\\" not in source
+            and (library_folder() / source).is_file())
+
+
 def read(source) -> Source:
     """A library file by its name ("rows.cu"), a file by its path, or CUDA source text.
 
-    Raises: FileNotFoundError for a file or header that is not there, ValueError for a signature that cannot be checked.
+    A plain string that names a library file means that one, wherever the program runs; "./rows.cu" or a Path is the
+    program's own. Raises: FileNotFoundError for a file or header that is not there, ValueError for a signature that
+    cannot be checked.
     """
     text = str(source)
     if "__global__" in text:
         return _from_text(text)
     path = Path(source)
-    if path.parent == Path(".") and not path.is_file():
+    if is_library(source):
         path = library_folder() / path
     if not path.is_file():
         raise FileNotFoundError(f"[kernel] {source} is neither a file nor CUDA source with a __global__ function")

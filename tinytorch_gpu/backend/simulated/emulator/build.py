@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ...cache import cache_folder as _folder
+
 HERE = Path(__file__).resolve().parent
 LANGUAGE = "cuda_emulator.hpp"
 COMMON = (
@@ -97,18 +99,8 @@ def unavailable() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where built modules are kept: `TINYTORCH_CACHE`, else the user's cache folder, else a temporary one."""
-    given = os.environ.get("TINYTORCH_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tinytorch_gpu"
-    folder = base / "emulator"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        if given:
-            raise
-        folder = Path(tempfile.gettempdir()) / f"tinytorch_gpu-{os.getuid()}" / "emulator"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    """Where built modules are kept."""
+    return _folder("emulator")
 
 
 @functools.cache
