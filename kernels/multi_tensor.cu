@@ -30,6 +30,18 @@ __device__ __forceinline__ T* tensor_of(const long long* addresses, int list, in
 
 __device__ __forceinline__ bool skipped(const float* found) { return found != nullptr && *found != 0.f; }
 
+// The float32 weights behind the rounded ones in p. Where those are no rounding of them, somebody wrote into the
+// parameter, and what stands there is the weight: 2 bytes of 32 to read.
+template <typename T>
+__device__ __forceinline__ void restore(
+    const float* master, long long i, long long end, bool whole, float (&p)[ITEMS], const T*) {
+    float exact[ITEMS];
+    load_some(master, i, end, whole, exact);
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k)
+        if (widen(narrow<T>(exact[k])) == p[k]) p[k] = exact[k];
+}
+
 // Gradients divided by the loss scale, in registers and (rounded) in memory.
 template <typename G>
 __device__ __forceinline__ void unscaled(G* grad, long long i, long long end, bool whole, float (&g)[ITEMS], float by) {
@@ -124,10 +136,8 @@ __global__ void __launch_bounds__(256, 2) adam(
     float p[ITEMS], g[ITEMS], m[ITEMS], v[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
-        if constexpr (MASTER)
-            load_some(master, i, end, whole, p);
-        else
-            load_some(param, i, end, whole, p);
+        load_some(param, i, end, whole, p);
+        if constexpr (MASTER) restore(master, i, end, whole, p, param);
         load_some(grad, i, end, whole, g);
         load_some(mean, i, end, whole, m);
         load_some(square, i, end, whole, v);
@@ -172,10 +182,8 @@ __global__ void __launch_bounds__(256, 2) sgd(
     float p[ITEMS], g[ITEMS], b[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
-        if constexpr (MASTER)
-            load_some(master, i, end, whole, p);
-        else
-            load_some(param, i, end, whole, p);
+        load_some(param, i, end, whole, p);
+        if constexpr (MASTER) restore(master, i, end, whole, p, param);
         load_some(grad, i, end, whole, g);
         if constexpr (MOMENTUM) {
             if (!first) load_some(buffer, i, end, whole, b);

@@ -10,7 +10,7 @@ def check_nonnegative(value, name) -> None:
         raise ValueError(f"[optim] Invalid {name}: {value}, must be 0 or more")
 
 
-def check_implementation(name, *, foreach, fused, differentiable, capturable=False) -> None:
+def check_implementation(name, *, foreach, fused, differentiable) -> None:
     """Options that choose how PyTorch computes. Raises: RuntimeError for contradictions, NotImplementedError for
     what changes the meaning and does not exist here."""
     if fused and differentiable:
@@ -19,5 +19,3 @@ def check_implementation(name, *, foreach, fused, differentiable, capturable=Fal
         raise RuntimeError("[optim] `fused` and `foreach` cannot be `True` together.")
     if differentiable:
         raise NotImplementedError(f"[{name}] differentiable=True is not implemented: a step is not recorded")
-    if capturable:
-        raise NotImplementedError(f"[{name}] capturable=True is not implemented: step counts are on the host")

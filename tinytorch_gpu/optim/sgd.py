@@ -1,43 +1,35 @@
 """Stochastic gradient descent, as torch.optim.SGD."""
 from __future__ import annotations
 
-from ..backend.dtypes import quiet
-from .flat import FlatState, scalars
-from .optimizer import Optimizer
+from ..backend import kernel_multi_tensor as multi
+from .blocks import scalars
+from .flat import FlatOptimizer
 from .options import check_implementation, check_nonnegative
 
 __all__ = ["SGD"]
 
 
-def _update(xp, p, g, state, t, s, lr, momentum, damping, weight_decay, nesterov, maximize, first):
+def _update(xp, p, g, state, t, s, keep, share, lr, momentum, decay, nesterov, maximize):
     """p, g and the scratch arrays t, s are flat (n,); `state` is (momentum buffer,) or ().
 
-    The gradient is never negated for `maximize`: decay and step take the opposite sign instead.
+    `keep` and `share` are what the buffer keeps of itself and takes of the gradient (None: all of it). The gradient is
+    never negated for `maximize`: decay and step take the opposite sign instead.
     """
-    lr, momentum_, damping, decay = scalars(p, lr, momentum, damping, -weight_decay if maximize else weight_decay)
-    if weight_decay:
+    if decay is not None:
         xp.multiply(p, decay, out=s)
         g = xp.add(s, g, out=s)
     step = xp.add if maximize else xp.subtract
-    if momentum == 0:
+    if keep is None:
         xp.multiply(g, lr, out=t)
         step(p, t, out=p)
         return
     buffer, = state
     # the buffer is PyTorch's: of the negated gradient under maximize
     join = xp.subtract if maximize else xp.add
-    if first:
-        buffer[...] = 0
-        join(buffer, g, out=buffer)
-    else:
-        xp.multiply(buffer, momentum_, out=buffer)
-        if damping != 1:
-            g_ = xp.multiply(g, damping, out=t)
-        else:
-            g_ = g
-        join(buffer, g_, out=buffer)
+    xp.multiply(buffer, keep, out=buffer)
+    join(buffer, g if share is None else xp.multiply(g, share, out=t), out=buffer)
     if nesterov:
-        xp.multiply(buffer, momentum_, out=t)
+        xp.multiply(buffer, momentum, out=t)
         t = join(t, g, out=t)
         xp.multiply(t, lr, out=t)
     else:
@@ -45,16 +37,18 @@ def _update(xp, p, g, state, t, s, lr, momentum, damping, weight_decay, nesterov
     xp.subtract(p, t, out=p)
 
 
-class SGD(Optimizer):
+class SGD(FlatOptimizer):
     """Gradient descent with momentum (Nesterov's optional) and L2 weight decay. As torch.optim.SGD.
 
-    Half-precision parameters are updated in float32 and keep a float32 `momentum_buffer`. `foreach` and `fused`
-    choose between PyTorch's implementations; the one here serves a whole group at once for any of their values.
+    State per parameter: `momentum_buffer`, if there is momentum. Half-precision parameters are updated in float32 and
+    keep a float32 buffer; `master_weights` (not PyTorch's) also keeps their float32 originals, as in Adam.
+    `foreach` and `fused` choose between PyTorch's implementations; the one here serves a whole group at once for any
+    of their values, by one kernel launch on a GPU.
     Raises: ValueError for negative options, or nesterov without momentum or with dampening.
     """
 
     def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, *, maximize=False,
-                 foreach=None, differentiable=False, fused=None):
+                 foreach=None, differentiable=False, fused=None, master_weights=False):
         check_nonnegative(lr, "learning rate")
         check_nonnegative(momentum, "momentum value")
         check_nonnegative(weight_decay, "weight_decay value")
@@ -65,29 +59,28 @@ class SGD(Optimizer):
         super().__init__(params, dict(
             lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
-        ))
-        self._flat = FlatState(show_step=False)
+        ), master_weights=master_weights)
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._flat = FlatState(show_step=False)
+    def _names(self, group):
+        return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _state_dtype(self, param):
-        return FlatState.dtype(param)
+    def _run_kernel(self, lists, group, scale, found):
+        momentum = float(group["momentum"])
+        if momentum:
+            multi.advance(lists.steps, found)
+        lists.run(lambda grads: multi.sgd(
+            lists.tables, grads, lists.steps if momentum else None, float(group["lr"]), momentum,
+            float(group["dampening"]), float(group["weight_decay"]), bool(group["nesterov"]), "master" in lists.names,
+            scale, found, bool(group["maximize"])), scale)
 
-    def step(self, closure=None):
-        """Update all parameters that have gradients; returns the closure's loss, if there is one."""
-        loss = self._evaluate(closure)
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p._grad is not None]
-            if not params:
-                continue
-            momentum = float(group["momentum"])
-            names = ("momentum_buffer",) if momentum else ()
-            for bucket in self._flat.buckets(params, names, self.state):
-                first = bucket.slab.steps[bucket.rows][0] == 0
-                with quiet():
-                    bucket.run(_update, float(group["lr"]), momentum, 1 - group["dampening"],
-                               float(group["weight_decay"]), group["nesterov"], group["maximize"], first)
-                bucket.slab.steps[bucket.rows] = 1
-        return loss
+    def _run_formula(self, blocks, group, scale, found):
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        decay = -float(group["weight_decay"]) if group["maximize"] else float(group["weight_decay"])
+        lr, momentum_, decay_ = scalars(blocks.scratch, float(group["lr"]), momentum, decay)
+        numbers = lr, momentum_, decay_ if decay else None, group["nesterov"], group["maximize"]
+        keep = share = None
+        if momentum:
+            first = blocks.advance(found) == 1  # the buffer becomes the gradient
+            keep = blocks.xp.where(first, 0.0, momentum)
+            share = blocks.xp.where(first, 1.0, 1 - dampening) if dampening else None
+        blocks.run(_update, (keep, share), numbers, scale, found)
