@@ -17,6 +17,7 @@ import scipy.special
 from tinytorch_gpu.backend import errors
 from tinytorch_gpu.backend import kernel_columns as sums
 from tinytorch_gpu.backend import kernel_elementwise as elementwise
+from tinytorch_gpu.backend import kernel_embedding as embedding
 from tinytorch_gpu.backend import kernel_multi_tensor as multi
 from tinytorch_gpu.backend import kernel_rotary as rotary
 from tinytorch_gpu.backend import kernel_rows as rows
@@ -324,6 +325,44 @@ def column_sums(bench, dtype):
     assert sums.leading_sums(x, (1,)) is None and sums.leading_sums(x, (0, 1, 2, 3)) is None
 
 
+def embedding_rows(bench, dtype):
+    """Rows of less and more than a piece; numbers that are not there give NaN, and the error word says so."""
+    for kind, (rows_, columns, count), offset in itertools.product(
+            (np.int32, np.int64), ((1, 1, 1), (7, 8, 300), (5, 33, 9), (3, 520, 4), (9, 264, 11)), (0, 1)):
+        table, t64 = bench.draw((rows_, columns), dtype, offset)
+        index = bench.rng.integers(0, rows_, count).astype(kind)
+        what = f"{count} rows of ({rows_}, {columns}) from {offset} by {np.dtype(kind)}"
+        bench.same(embedding.gather(table, bench.put(index, offset), "case"), t64[index], what)
+    table, t64 = bench.draw((4, 24), dtype)
+    got = embedding.gather(table, bench.put(np.array([3, 4, -1])), "case")
+    word = errors.word(table).copy()  # reading it looks at it
+    errors.word(table).fill(errors.CLEAR)
+    bench.same(got, np.concatenate((t64[3:], np.full((2, 24), np.nan))), "numbers that are not there")
+    assert bench.backend.to_host(word)[0] != errors.CLEAR, "a wrong number was not reported"
+
+
+def embedding_gradients(bench, dtype):
+    """Indices that are all different, all equal, in runs across pieces of 16; some outside, some of the padding row."""
+    for kind, (count, rows_, columns, top), (padding, by_count) in itertools.product(
+            (np.int32, np.int64),
+            ((1, 3, 1, 3), (100, 7, 8, 7), (300, 5, 33, 2), (64, 200, 100, 200), (1000, 3, 264, 1), (33, 9, 520, 4)),
+            ((None, False), (1, True))):
+        grad, g64 = bench.draw((count, columns), dtype, count % 2)
+        index = bench.rng.integers(0, top, count)
+        if count > 60:
+            index[[5, 17]] = -3, rows_
+        counted = (index >= 0) & (index < rows_) & (index != padding)
+        want, size = np.zeros((rows_, columns)), np.zeros((rows_, columns))
+        np.add.at(want, index[counted], g64[counted])
+        np.add.at(size, index[counted], np.abs(g64[counted]))
+        if by_count:
+            number = np.maximum(np.bincount(index[counted], minlength=rows_), 1)[:, None]
+            want, size = want / number, size / number
+        got = embedding.sums(grad, bench.put(index.astype(kind)), rows_, padding, by_count)
+        what = f"{count} gradients of ({rows_}, {columns}), {np.dtype(kind)}, padding {padding}, by_count={by_count}"
+        bench.same(got, want, what, size.max() + 1)
+
+
 def cross_entropy(bench, dtype):
     for columns, smoothing in itertools.product(WIDTHS[1:], (0.0, 0.1)):
         count, offset = (9, 1) if columns == 100 else (5, 0)
@@ -552,6 +591,8 @@ CASES = {  # case -> the `__global__` functions it covers
     softmax_of_extremes: ("softmax_forward",),
     normalizations: ("norm_forward", "norm_backward", "column_sums"),
     column_sums: ("column_sums",),
+    embedding_rows: ("embedding_forward",),
+    embedding_gradients: ("embedding_backward", "embedding_join"),
     cross_entropy: ("cross_entropy_forward", "cross_entropy_backward"),
     cross_entropy_out_of_range: ("cross_entropy_forward", "cross_entropy_backward"),
     unscaling: ("unscale", "finish_norm"),

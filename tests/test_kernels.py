@@ -10,7 +10,8 @@ from tinytorch_gpu.backend import kernel, kernel_source
 from tinytorch_gpu.backend.device import backend_for
 from tinytorch_gpu.backend.device import device as Device
 
-IN_PLACE = {"check_indices", "unscale", "advance", "adam", "sgd", "update_scale"}
+# change what they are given, or leave parts of it as they are
+IN_PLACE = {"check_indices", "embedding_backward", "embedding_forward", "unscale", "advance", "adam", "sgd", "update_scale"}
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from .. import ops
 from ..autograd.operator import Operator, array_of, wide
-from ..backend import dtypes
+from ..backend import dtypes, kernel_columns
 from ..backend.device import backend_for, backend_of
 from ..tensor import Tensor, make
 from .registry import public
@@ -38,12 +38,17 @@ class Clone(Operator):
 class SumToSize(Operator):
     """The sum over the dimensions in which `size` was broadcast; half types accumulate in float32."""
 
-    def forward(node, x, size):
+    def axes(node, x, size):
         lead = x.ndim - len(size)
-        axes = tuple(range(lead)) + tuple(
-            lead + i for i, n in enumerate(size) if n == 1 and x.shape[lead + i] != 1
-        )
+        return tuple(range(lead)) + tuple(lead + i for i, n in enumerate(size) if n == 1 and x.shape[lead + i] != 1)
+
+    def fused(node, x, size):
         node.full = x.shape
+        out = kernel_columns.leading_sums(x, node.axes(x, size))
+        return None if out is None else out.reshape(size)
+
+    def forward(node, x, size):
+        node.full, axes = x.shape, node.axes(x, size)
         if not axes:
             return x
         if axes == tuple(range(len(axes))):

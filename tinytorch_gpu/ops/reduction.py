@@ -5,7 +5,7 @@ from collections import namedtuple
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend import dtypes
+from ..backend import dtypes, kernel_columns
 from ..backend.device import is_array
 from ..tensor import Tensor
 from .axes import axes_of, axis_of, count_of, float_only, kept_shape
@@ -31,8 +31,13 @@ class Sum(Operator):
     """The sum over `axes`; integers sum in int64."""
 
     __slots__ = ("shape_in", "axes")
-    opmath = True
+    opmath = widens = True
     autocast = "float32"
+
+    def fused(node, x, axes, keepdim):
+        node.shape_in, node.axes = x.shape, axes
+        out = None if axes is None else kernel_columns.leading_sums(x, axes)
+        return out.reshape(kept_shape(x.shape, axes)) if keepdim and out is not None else out
 
     def forward(node, x, axes, keepdim):
         node.shape_in, node.axes = x.shape, axes

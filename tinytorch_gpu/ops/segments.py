@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..autograd.operator import wide
+from ..backend import kernel_embedding
 from ..backend.device import backend_of
 
 
@@ -12,6 +13,11 @@ def segment_sum(rows, index, n):
 
     Half types accumulate in float32; integers and booleans in their own dtype.
     """
+    if rows.__class__ is not np.ndarray:
+        xp = backend_of(rows).xp
+        out = kernel_embedding.sums(xp.ascontiguousarray(rows), xp.ascontiguousarray(index), n)
+        if out is not None:
+            return out
     out = (_on_host if rows.__class__ is np.ndarray else _portable)(wide(rows), index, n)
     return out if out.dtype == rows.dtype else out.astype(rows.dtype)
 
