@@ -11,6 +11,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import nn
 
 from .command import guarded
+from .precision import autocast_for, precision_option, scaler_for
 from .run import Run, warmup_cosine
 from .settings import UserError, option, parse
 
@@ -25,6 +26,7 @@ class Settings:
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
     seed: int = option(0, "seed of the weights and the order of the images", least=0, most=2**32 - 1)
+    precision: str = precision_option()
     channels: int = option(16, "channels of the first convolution; the second has twice as many", gpu=64, least=1)
     dropout: float = option(0.2, "chance of dropping a feature before the last layer", least=0, most=0.99)
     shift: int = option(1, "pixels that a training image is moved by, at most", least=0, most=3)
@@ -113,19 +115,23 @@ def main(argv) -> int:
     groups = [{"params": matrices, "weight_decay": s.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = tt.optim.AdamW(groups, lr=s.lr)
     scheduler = tt.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, s.warmup, s.steps))
-    run.begin(digits.fingerprint, model=model, optimizer=optimizer, scheduler=scheduler)
+    scaler = scaler_for(device, s.precision)
+    run.begin(digits.fingerprint, model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {s.batch} images a step, {run.folder}")
 
     images = 0
     with run:
         for step in run.steps():
             inputs, labels = (tt.tensor(a, device=device) for a in digits.batch(s.seed, step, s.batch, s.shift))
-            loss = F.cross_entropy(model(inputs), labels)
+            with autocast_for(device, s.precision):
+                loss = F.cross_entropy(model(inputs), labels)
             optimizer.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
             lr = optimizer.param_groups[0]["lr"]
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             scheduler.step()
             images += s.batch
             row = {}

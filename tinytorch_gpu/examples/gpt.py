@@ -12,6 +12,7 @@ from tinytorch_gpu import nn
 
 from .command import guarded
 from .corpus import Corpus
+from .precision import autocast_for, precision_option, scaler_for
 from .run import Run, warmup_cosine
 from .settings import UserError, option, parse
 
@@ -27,6 +28,7 @@ class Settings:
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
     seed: int = option(0, "seed of the weights and the order of the data", least=0, most=2**32 - 1)
+    precision: str = precision_option()
     layers: int = option(2, "transformer blocks", gpu=6, least=1)
     dim: int = option(128, "width of the model", gpu=384, least=1)
     heads: int = option(4, "attention heads", gpu=6, least=1)
@@ -123,7 +125,7 @@ def held_out_bits(model, corpus, device, s: Settings, limit=None) -> float:
     """Bits per held-out byte; each byte is predicted from at least half a context, but for the first ones."""
     model.eval()
     total = count = 0.0
-    with tt.no_grad():
+    with tt.no_grad(), autocast_for(device, s.precision):
         for inputs, targets, counted in corpus.held_windows(s.context, max(1, s.context // 2), 4 * s.batch, limit):
             logits = model(tt.tensor(inputs, device=device)).view(-1, 256)
             losses = F.cross_entropy(logits, tt.tensor(targets, device=device).view(-1), reduction="none")
@@ -160,7 +162,8 @@ def main(argv) -> int:
     tt.manual_seed(s.seed)
     model = GPT(s).to(device)
     optimizer, scheduler = optimizer_for(model, s)
-    run.begin(corpus.fingerprint, model=model, optimizer=optimizer, scheduler=scheduler)
+    scaler = scaler_for(device, s.precision)
+    run.begin(corpus.fingerprint, model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {s.batch * s.context:,} tokens a step, {run.folder}")
 
@@ -168,12 +171,15 @@ def main(argv) -> int:
     with run:
         for step in run.steps():
             inputs, targets = (tt.tensor(a, device=device) for a in corpus.batch(s.seed, step, s.batch, s.context))
-            loss = F.cross_entropy(model(inputs).view(-1, 256), targets.view(-1))
+            with autocast_for(device, s.precision):
+                loss = F.cross_entropy(model(inputs).view(-1, 256), targets.view(-1))
             optimizer.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
             lr = optimizer.param_groups[0]["lr"]
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             scheduler.step()
             tokens += s.batch * s.context
             row = {}
