@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(256) gated_backward(
 #pragma unroll 1
     for (long long k = i; k < n && k < i + ITEMS; ++k, s.next(columns, stride)) {
         const float g = widen(grad[k]), a = widen(gate[s.at]);
-        ggate[s.at] = narrow<T>(g * widen(up[s.at]) * slope<KIND>(a));
+        ggate[s.at] = narrow<T>(widen(up[s.at]) * (g * slope<KIND>(a)));  // in the order of the products above
         gup[s.at] = narrow<T>(g * activate<KIND>(a));
     }
 }

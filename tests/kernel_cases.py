@@ -14,14 +14,13 @@ import ml_dtypes
 import numpy as np
 import scipy.special
 
-from tinytorch_gpu.backend import errors
+from tinytorch_gpu.backend import errors, random
 from tinytorch_gpu.backend import kernel_columns as sums
 from tinytorch_gpu.backend import kernel_elementwise as elementwise
 from tinytorch_gpu.backend import kernel_embedding as embedding
 from tinytorch_gpu.backend import kernel_multi_tensor as multi
 from tinytorch_gpu.backend import kernel_rotary as rotary
 from tinytorch_gpu.backend import kernel_rows as rows
-from tinytorch_gpu.backend import random
 from tinytorch_gpu.backend.device import CPU
 
 SIZES = ((1, 0), (7, 0), (8, 1), (9, 0), (255, 3), (2048, 0), (2049, 1), (4101, 0))  # (elements, offset of the start)
