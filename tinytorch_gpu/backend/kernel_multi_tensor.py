@@ -4,8 +4,8 @@ Kernels find the tensors through tables of addresses on the device. A table is a
 tables are kept by their contents: as long as tensors stay where they are, nothing is uploaded. An upload goes through
 CuPy's pinned buffers, in the order of the stream; the host does not wait for it.
 
-`found`, `factor`, `scale` (float32) and `tracker` (int32) are arrays of one element on the device. A `found` that is not
-0 leaves parameters, state and step counts as they are.
+`found`, `factor`, `scale` (float32) and `tracker` (int32) are arrays of one element on the device. A `found` that is
+not 0 leaves parameters, state and step counts as they are.
 """
 from __future__ import annotations
 

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..autograd.modes import no_grad
 from ..backend import dtypes
 from ..backend.device import xp_of
 from ..ops import cat, tensor
+from ..optim.gradients import multiply, norm_and_clip
 from ..tensor import Tensor, make
 
 __all__ = [
@@ -25,9 +28,9 @@ def _power_sum(array, p):
     xp = xp_of(array)
     if array.dtype in dtypes.HALF:
         array = array.astype(dtypes.float32.np)
-    if p == 2.0 and array.dtype.kind != "c":
-        flat = xp.ascontiguousarray(array).reshape(-1)
-        return xp.asarray(xp.dot(flat, flat))  # one pass, no temporary: 4 x faster than (x * x).sum()
+    if p == 2.0 and isinstance(array, np.ndarray) and array.dtype.kind != "c":
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return np.asarray(np.dot(flat, flat))  # one pass, no temporary: 4 x faster than (x * x).sum()
     size = xp.abs(array)
     if math.isinf(p):
         return xp.asarray((size.max() if p > 0 else size.min()) if size.size else size.dtype.type(0))
@@ -46,6 +49,8 @@ def get_total_norm(tensors, norm_type: float = 2.0, error_if_nonfinite: bool = F
     p = float(norm_type)
     if not tensors:
         return tensor(0.0)
+    if p == 2.0 and (fused := norm_and_clip(tensors)) is not None:
+        return _finite(make(fused[0]), p, error_if_nonfinite)
     first = tensors[0].device
     sums = [_power_sum((t if t.device == first else t.to(device=first))._array, p) for t in tensors]
     xp = xp_of(sums[0])
@@ -57,8 +62,11 @@ def get_total_norm(tensors, norm_type: float = 2.0, error_if_nonfinite: bool = F
             total = sums.max() if p > 0 else sums.min()
         else:
             total = sums.sum() if p == 0 else sums.sum() ** (1.0 / p)
-    total = make(xp.asarray(total))
-    if error_if_nonfinite and not math.isfinite(float(total)):
+    return _finite(make(xp.asarray(total)), p, error_if_nonfinite)
+
+
+def _finite(total, p, wanted):
+    if wanted and not math.isfinite(float(total)):
         raise RuntimeError(
             f"[get_total_norm] The total norm of order {p} for gradients from `parameters` is non-finite, so it "
             "cannot be clipped. To "
@@ -73,22 +81,19 @@ def clip_grads_with_norm_(parameters, max_norm: float, total_norm: Tensor, forea
 
 
 def _scale(grads, max_norm, total_norm):
-    factors = {}  # (device, dtype) -> 0-d array
+    # always multiplied, so that the host need not know whether the norm is too large
     with dtypes.quiet():  # an infinite norm makes NaN of infinite gradients, as in PyTorch
-        for g in grads:
-            array = g._array
-            xp = xp_of(array)
-            half = array.dtype in dtypes.HALF
-            kind = g.device, dtypes.accumulation(dtypes.of(array).to_real().np)
-            if kind not in factors:
-                norm = (total_norm if total_norm.device == g.device else total_norm.to(device=g.device))._array
-                # always multiplied, so that the host need not know whether the norm is too large
-                factors[kind] = xp.asarray(xp.minimum(max_norm / (norm + 1e-6), 1.0)).astype(kind[1])
-            if half:
-                array[...] = (array.astype(kind[1]) * factors[kind]).astype(array.dtype)
-            else:
-                xp.multiply(array, factors[kind], out=array)
-            g._bump()
+        norm = total_norm.detach()._array
+        factor = make(xp_of(norm).asarray(xp_of(norm).minimum(max_norm / (norm + 1e-6), 1.0)))
+    _multiply(grads, factor)
+
+
+def _multiply(grads, factor):
+    places: dict = {}
+    for g in grads:
+        places.setdefault(g.device, []).append(g)
+    for where, there in places.items():
+        multiply(there, factor.to(where)._array)
 
 
 @no_grad()
@@ -100,6 +105,10 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     Raises: RuntimeError for a norm that is NaN or infinite, if `error_if_nonfinite`.
     """
     grads = _grads(parameters)
+    if grads and float(norm_type) == 2.0 and (fused := norm_and_clip(grads, float(max_norm))) is not None:
+        total = _finite(make(fused[0]), 2.0, error_if_nonfinite)
+        _multiply(grads, make(fused[1]))
+        return total
     total = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     _scale(grads, float(max_norm), total)
     return total

@@ -41,8 +41,8 @@ class Adam(FlatOptimizer):
     """Adam (Kingma and Ba, 2014), AMSGrad optional. As torch.optim.Adam.
 
     State per parameter: `step` (0-d float32, where the parameter is: on a GPU reading it waits; steps that a GradScaler
-    skipped are not counted), `exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`. Half-precision parameters are updated in float32
-    and keep float32 moments (PyTorch keeps half ones, whose squares underflow).
+    skipped are not counted), `exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`. Half-precision parameters are updated in
+    float32 and keep float32 moments (PyTorch keeps half ones, whose squares underflow).
 
     `master_weights` (not PyTorch's): each half parameter has its float32 original in the state, `master`, and is that
     one rounded. Without, updates below half a unit in the last place of a weight (0.2% in bfloat16) are lost. What is
@@ -81,13 +81,15 @@ class Adam(FlatOptimizer):
     def _run_kernel(self, lists, group, scale, found):
         betas = tuple(float(b) for b in group["betas"])
         multi.advance(lists.steps, found, lists.corrections, betas)
+        lr, eps, decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
         lists.run(lambda grads: multi.adam(
-            lists.tables, grads, lists.corrections, float(group["lr"]), betas, float(group["eps"]),
-            float(group["weight_decay"]), group["decoupled_weight_decay"], scale, found, bool(group["maximize"])), scale)
+            lists.tables, grads, lists.corrections, lr, betas, eps, decay, group["decoupled_weight_decay"], scale, found,
+            bool(group["maximize"])), scale)
 
     def _run_formula(self, blocks, group, scale, found):
         if group["capturable"] and blocks.on_host:
-            raise RuntimeError(f"[{type(self).__name__}] capturable=True needs parameters on a GPU, got some on the CPU")
+            raise RuntimeError(f"[{type(self).__name__}] capturable=True needs parameters on a GPU, got some on the "
+                               "CPU")
         lr, decay = float(group["lr"]), float(group["weight_decay"])
         beta1, beta2 = (float(b) for b in group["betas"])
         sign = -1.0 if group["maximize"] else 1.0

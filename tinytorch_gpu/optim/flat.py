@@ -12,8 +12,8 @@ __all__ = ["FlatOptimizer"]
 class FlatOptimizer(Optimizer):
     """An optimizer that updates all parameters of a group at once, by one kernel launch or by array passes.
 
-    Subclasses say what state there is (`_names`), and give the update twice: `_run_kernel` and `_run_formula`. Both work
-    on the same state, so kernels may be switched on and off between steps.
+    Subclasses say what state there is (`_names`), and give the update twice: `_run_kernel` and `_run_formula`. Both
+    work on the same state, so kernels may be switched on and off between steps.
 
     `amp.GradScaler` may set `grad_scale` and `found_inf`, 0-d tensors: gradients are divided by the one, and nothing
     changes if the other is not 0. On a GPU neither is read by the host.
@@ -21,6 +21,11 @@ class FlatOptimizer(Optimizer):
 
     _step_supports_amp_scaling = True
     _show_step = False  # whether users see the count of steps
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:  # a step of the user's own need not look at `found_inf`
+            cls._step_supports_amp_scaling = cls.__dict__.get("_step_supports_amp_scaling", False)
 
     def __init__(self, params, defaults, *, master_weights=False):
         if master_weights:  # groups have no such key otherwise: they are PyTorch's

@@ -1,0 +1,74 @@
+"""Passes over many gradients at once: unscaling with its check for infinities, scaling, and the global norm.
+
+One launch for each dtype where the kernels fit (backend/kernel_multi_tensor.py), array operations elsewhere. Factor,
+flag (float32) and norm are 0-d arrays on the gradients' device; the host reads none of them.
+"""
+from __future__ import annotations
+
+import math
+
+from ..backend import dtypes
+from ..backend import kernel_multi_tensor as multi
+from ..backend.device import xp_of
+
+__all__ = ["multiply", "norm_and_clip"]
+
+
+def _lists(grads):
+    """(lists for the kernels, one for each dtype, and the arrays that they do not take)."""
+    alike: dict = {}
+    rest = []
+    for g in grads:
+        array = g._array
+        if multi.fits(array):
+            alike.setdefault(array.dtype, []).append(array)
+        else:
+            rest.append(array)
+    return [multi.TensorLists(arrays) for arrays in alike.values()], rest
+
+
+def multiply(grads, factor=None, found=None) -> None:
+    """Multiply tensors of one device in place by `factor`, if there is one; set `found`, if it is given, to 1 where an
+    element is not finite then."""
+    with dtypes.quiet():  # infinity times 0
+        lists, rest = _lists(grads)
+        single = None if factor is None or not lists else factor.astype(dtypes.float32.np)
+        for kernel in lists:
+            multi.unscale(kernel, single, found=found)
+        for array in rest:
+            _multiply(array, factor, found)
+    if factor is not None:
+        for g in grads:
+            g._bump()
+
+
+def _multiply(array, factor, found):
+    xp = xp_of(array)
+    wide = array
+    if factor is not None:
+        factor = factor.astype(dtypes.accumulation(dtypes.of(array).to_real().np))
+        if array.dtype in dtypes.HALF:
+            wide = array.astype(factor.dtype) * factor
+            array[...] = wide.astype(array.dtype)
+        else:
+            xp.multiply(array, factor, out=array)
+    if found is not None:
+        if wide.dtype in dtypes.HALF:
+            wide = wide.astype(dtypes.float32.np)
+        xp.maximum(found, (~xp.isfinite(wide).all()).astype(found.dtype), out=found)
+
+
+def norm_and_clip(grads, max_norm=math.inf):
+    """(2-norm of all tensors together, factor that clips it to `max_norm`), or None where the kernels do not fit."""
+    if len({g.device for g in grads}) != 1:
+        return None
+    lists, rest = _lists(grads)
+    blocks = sum(kernel.blocks for kernel in lists)
+    if rest or not blocks:
+        return None
+    parts = xp_of(grads[0]._array).empty(blocks, dtype=dtypes.float32.np)
+    start = 0
+    for kernel in lists:
+        multi.unscale(kernel, parts=parts[start:start + kernel.blocks] if kernel.blocks else None)
+        start += kernel.blocks
+    return multi.finish_norm(parts, max_norm)
