@@ -81,6 +81,40 @@ def gpt(t, rng):
                  lambda m: t.nn.functional.cross_entropy(m(x).reshape(-1, 256), y.reshape(-1)))
 
 
+def make_gpt2(t, vocabulary=50304, layers=12, width=768, heads=12, context=1024):
+    """GPT-2 (124M parameters as given): pre-norm blocks, GELU by tanh, the output layer shares the token embedding."""
+    nn, f = t.nn, t.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x):
+            b, n, c = x.shape
+            q, k, v = self.qkv(self.norm1(x)).split(width, -1)
+            q, k, v = (z.reshape(b, n, heads, c // heads).transpose(1, 2) for z in (q, k, v))
+            a = f.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(a.transpose(1, 2).reshape(b, n, c))
+            return x + self.down(f.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+    class Gpt2(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+            self.blocks, self.norm = nn.ModuleList([Block() for _ in range(layers)]), nn.LayerNorm(width)
+
+        def forward(self, index):
+            x = self.tokens(index) + self.places(t.arange(index.shape[1], device=index.device))
+            for block in self.blocks:
+                x = block(x)
+            return f.linear(self.norm(x), self.tokens.weight)
+
+    return Gpt2()
+
+
 def cnn(t, rng):
     """A train step of 3-32-64 (3x3, max-pool twice) + linear on 64 x 3 x 32 x 32, SGD with momentum."""
     nn = t.nn
