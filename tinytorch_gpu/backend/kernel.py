@@ -122,9 +122,9 @@ def fits(*arrays, kernel=None) -> bool:
 
 
 class _Launches(dict):
-    """Checked launches of a kernel on one kind of device: key -> (function, converters of its arguments)."""
+    """Checked launches of a kernel on one kind of device: key -> (function, converters of numbers of its types)."""
 
-    __slots__ = ("backend", "key", "many")
+    __slots__ = ("key", "prepare")
 
 
 class Kernel:
@@ -195,14 +195,9 @@ class Kernel:
     def __call__(self, grid, block, *args, shared=0):
         """Launch. `grid`, `block`: tuples of 1 to 3; arguments in the source's order; `shared` dynamic bytes."""
         try:
-            launches = self._launches[args[self._lead].__class__]
-            key = launches.key(grid, block, shared, *args)
-            if launches.many:
-                key += (launches.backend.xp.cuda.runtime.getDevice(),)
-            function, converters = launches[key]
-        except (KeyError, IndexError, TypeError, AttributeError):
+            function, args = self._launches[args[self._lead].__class__].prepare(grid, block, shared, *args)
+        except (KeyError, IndexError, TypeError, AttributeError, OverflowError):
             function, converters = self._check(grid, block, shared, args)
-        if converters:
             args = list(args)
             for i, convert in converters:
                 args[i] = convert(args[i])
@@ -238,33 +233,47 @@ class Kernel:
         launches = self._launches.get(lead.__class__)
         if launches is None:
             launches = self._launches[lead.__class__] = _Launches()
-            launches.backend, launches.many = backend, backend.type == "cuda" and probe().count > 1
-            launches.key = self._key(backend)
+            launches.key, launches.prepare = self._written_out(backend, launches)
         if len(launches) >= REMEMBERED:
             launches.clear()
-        key = launches.key(grid, block, shared, *args)
-        if launches.many:
-            key += (backend.xp.cuda.runtime.getDevice(),)
-        launches[key] = function, converters
+        of_types = [c for i, c in converters if isinstance(parameters[i].kind, str)]
+        launches[launches.key(grid, block, shared, *args)] = function, *of_types
         return function, converters
 
-    def _key(self, backend):
-        """A function that tells launches apart whose checks could differ. Written out for the signature: 0.1 us an
-        array, where a loop over the arguments takes three times as long."""
-        parts = []
+    def _written_out(self, backend, launches):
+        """(key, prepare), written out for the signature: a loop over the arguments would take three times as long.
+
+        `key` tells launches apart whose checks could differ; `prepare` gives (function, arguments) of a checked one.
+        """
         contiguous = "_c_contiguous" if backend.type == "cuda" else "flags.c_contiguous"
+        known = {"table": launches, "check": _checked}
+        seen, passed, of_types = [], [], 0
         for i, p in enumerate(self.signature.parameters):
-            seen = f"a{i}.__class__, a{i}.dtype, a{i}.{contiguous}, a{i}.data.ptr & 7"
+            array = f"a{i}.__class__, a{i}.dtype, a{i}.{contiguous}, a{i}.data.ptr & 7"
             if not p.pointer:
-                parts.append(f"a{i}.__class__")
+                seen.append(f"a{i}.__class__")
             elif p.name in self.optional:
-                parts.append(f"*((None,) if a{i} is None else ({seen}))")
+                seen.append(f"*((None,) if a{i} is None else ({array}))")
             else:
-                parts.append(seen)
-        names = "".join(f", a{i}" for i in range(len(self.signature.parameters)))
-        check = ", check()" if backend.type == "sim" else ""
-        return eval(f"lambda grid, block, shared{names}: (grid, block, shared, {', '.join(parts)}{check})",
-                    {"check": _checked})
+                seen.append(array)
+            if p.pointer or (backend.type == "cuda" and p.kind in (np.int64, np.float64)):
+                passed.append(f"a{i}")
+            elif isinstance(p.kind, str):
+                of_types += 1
+                passed.append(f"found[{of_types}](a{i})")
+            else:
+                known[f"n{i}"] = p.kind.type
+                passed.append(f"a{i} if a{i}.__class__ is n{i} else n{i}(a{i})")
+        if backend.type == "sim":
+            seen.append("check()")
+        elif probe().count > 1:
+            known["device"] = backend.xp.cuda.runtime.getDevice
+            seen.append("device()")
+        names = "grid, block, shared" + "".join(f", a{i}" for i in range(len(passed)))
+        key = f"(grid, block, shared, {', '.join(seen)})"
+        exec(f"def key({names}): return {key}\n"
+             f"def prepare({names}):\n    found = table[{key}]\n    return found[0], ({', '.join(passed)},)\n", known)
+        return known["key"], known["prepare"]
 
     def _given_types(self):
         for name in self.signature.types:
@@ -304,11 +313,11 @@ class Kernel:
         if isinstance(value, np.generic):
             if value.dtype != wanted:
                 self._refuse(TypeError, f"expected {p.name} as {wanted} or a Python number, got numpy {value.dtype}")
-            return None
+            return wanted.type if isinstance(p.kind, str) else None
         kinds = {"b": (bool,), "i": (int,), "u": (int,)}.get(wanted.kind, (int, float))
         if type(value) not in kinds:
             self._refuse(TypeError, f"expected {p.name} as {wanted}, got {type(value).__name__} {value!r:.40}")
-        if backend.type == "cuda" and wanted in (np.int64, np.float64):
+        if backend.type == "cuda" and p.kind in (np.int64, np.float64):
             return None  # CuPy passes a Python int as 8 bytes, a float as a double
         return self._converter(p, wanted.type, wanted.kind in "iu")
 
@@ -396,7 +405,7 @@ def _compile(backend, source, expression, options, parameters):
         from .simulated.emulator import Module, verify
 
         check = _checked()
-        module = Module(source.text, options=options, name_expressions=(expression,), check=bool(check))
+        module = Module(source.text_for(expression), options, (expression,), bool(check), source.label)
         function = module.get_function(expression)
         if check != "orders":
             return function
@@ -408,7 +417,7 @@ def _compile(backend, source, expression, options, parameters):
 
         return in_orders
     cupy = backend.xp
-    module = cupy.RawModule(code=source.text, options=options, name_expressions=(expression,))
+    module = cupy.RawModule(code=source.text_for(expression), options=options, name_expressions=(expression,))
     try:
         return module.get_function(expression)
     except cupy.cuda.compiler.CompileException as e:

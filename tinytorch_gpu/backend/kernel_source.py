@@ -76,6 +76,12 @@ class Source:
     text: str
     signatures: dict[str, Signature]
 
+    def text_for(self, expression: str) -> str:
+        """The text for an instantiation. A template of any type includes no header of halves: it comes with them."""
+        headers = (("__half", "cuda_fp16.h"), ("__nv_bfloat16", "cuda_bf16.h"))
+        return "".join(f"#include <{header}>\n" for kind, header in headers
+                       if kind in expression and header not in self.text) + self.text
+
 
 def library_folder() -> Path:
     """The folder of the library's own sources: a checkout's first, so that an edited file is what runs.
