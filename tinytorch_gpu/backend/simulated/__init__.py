@@ -6,15 +6,18 @@ where they are stricter than NumPy's, out-of-memory on demand, counted copies an
 
 from __future__ import annotations
 
-from . import methods  # noqa: F401  (attaches operators and methods to ndarray)
+from . import methods, streams  # noqa: F401  (methods attaches operators and methods to ndarray)
 from .array import asarray_from_host, ndarray, to_host
+from .graphs import capture
+from .delay import enqueue
 from .namespace import special, xp
-from .pool import POOL, OutOfMemoryError, count, counters
+from .pool import POOL, OutOfMemoryError, counters
+from .streams import others_first
 
 
 def synchronize() -> None:
-    """Waits for the device; here only counted."""
-    count("synchronizations")
+    """Waits for the device: all work that streams have delayed runs."""
+    streams.synchronize_device()
 
 
 def memory_stats() -> dict:
@@ -45,6 +48,6 @@ def fail_next_allocation(after: int = 0) -> None:
 
 
 __all__ = [
-    "OutOfMemoryError", "asarray_from_host", "counters", "empty_cache", "fail_next_allocation", "memory_stats",
-    "ndarray", "reset_peak", "set_limit", "special", "synchronize", "to_host", "xp",
+    "OutOfMemoryError", "asarray_from_host", "capture", "counters", "empty_cache", "enqueue", "fail_next_allocation",
+    "memory_stats", "ndarray", "others_first", "reset_peak", "set_limit", "special", "synchronize", "to_host", "xp",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from .layout import DEVICE, Flags, MemoryPointer
 from .pool import POOL, count, count_read
 
+side = None  # the module delay.py once a program has made a stream
 SCALARS = (int, float, complex, np.generic)  # bool is an int
 _new = object.__new__
 
@@ -31,7 +32,7 @@ class ndarray:
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
             raise NotImplementedError("[simulated] ndarray(memptr=, strides=) is not simulated: use a view")
-        made = empty(shape, dtype, order)
+        made = _issued(empty, shape, dtype, order)
         self._np, self._owner, self._base = made._np, made._owner, None
 
     # what an array is
@@ -118,7 +119,7 @@ class ndarray:
     def imag(self):
         if self._np.dtype.kind == "c":
             return view_of(self, self._np.imag)
-        return zeros(self._np.shape, self._np.dtype)
+        return _issued(zeros, self._np.shape, self._np.dtype)
 
     @imag.setter
     def imag(self, value):
@@ -134,7 +135,8 @@ class ndarray:
     # the host looks: each is a copy and a synchronisation
     def get(self, stream=None, order="C", out=None, blocking=True):
         if stream is not None:
-            raise NotImplementedError("[simulated] get(stream=) is not simulated: there is one stream")
+            with stream:
+                return self.get(None, order, out, blocking)
         count_read()
         if out is None:
             return np.array(self._np, order=order, copy=True)
@@ -147,15 +149,15 @@ class ndarray:
 
     def set(self, arr, stream=None):
         if stream is not None:
-            raise NotImplementedError("[simulated] set(stream=) is not simulated: there is one stream")
+            with stream:
+                return self.set(arr)
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         if arr.dtype != self.dtype:
             raise TypeError(f"{arr.dtype} array cannot be set to {self.dtype} array")
         if arr.shape != self.shape:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
-        count("host_to_device")
-        self._np[...] = arr
+        _issued(_set, self, arr)
 
     def item(self):
         count_read()
@@ -254,6 +256,11 @@ class ndarray:
         return (self[i] for i in range(self._np.shape[0]))
 
 
+def _set(array, host):
+    count("host_to_device")
+    array._np[...] = host
+
+
 def view_of(array: ndarray, raw: np.ndarray) -> ndarray:
     made = _new(ndarray)
     made._np = raw
@@ -264,12 +271,23 @@ def view_of(array: ndarray, raw: np.ndarray) -> ndarray:
 
 def empty_raw(shape: tuple, dtype: np.dtype, order: str = "C") -> ndarray:
     """A new array of a checked shape and dtype: the one way into the pool."""
+    if side is not None:
+        placed = side.place(shape, dtype)
+        if placed is not None:
+            return placed
     owner = POOL.malloc(math.prod(shape) * dtype.itemsize)
     made = _new(ndarray)
     made._np = np.ndarray(shape, dtype, owner.block, 0, None, order)
     made._owner = owner
     made._base = None
+    if side is not None:
+        side.made_one(made)
     return made
+
+
+def _issued(function, *args):
+    """A call that is work of the current stream."""
+    return function(*args) if side is None else side.issue(function, args, {})
 
 
 def resolve_order(raw: np.ndarray, order: str) -> str:
@@ -322,6 +340,10 @@ def checked_dtype(dtype) -> np.dtype:
 
 def asarray_from_host(array) -> ndarray:
     """A counted copy of a NumPy array (or anything `np.asarray` reads) to the device."""
+    return _issued(_from_host, np.asarray(array))
+
+
+def _from_host(array):
     raw = np.asarray(array)
     checked_dtype(raw.dtype)
     count("host_to_device")

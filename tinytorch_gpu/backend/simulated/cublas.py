@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 
+from . import delay
 from .table import BFLOAT16
 
 name = "simulated"
@@ -60,7 +61,7 @@ def gemm_ex(handle, transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb
 def gemm_strided_batched_ex(handle, transa, transb, m, n, k, alpha, a, atype, lda, stride_a, b, btype, ldb, stride_b,
                             beta, c, ctype, ldc, stride_c, batch_count, compute_type, algo) -> None:
     """C[i] (m, n) = alpha * op(A[i]) op(B[i]) + beta * C[i], by columns; strides between matrices in elements."""
-    _state(handle)
+    stream = _state(handle)["stream"]
     if min(m, n, k, batch_count) < 0 or transa not in (0, 1) or transb not in (0, 1):
         raise cuBLASError(f"INVALID_VALUE (7): m {m}, n {n}, k {k}, batch {batch_count}, op {transa}, {transb}")
     rows_a, rows_b = k if transa else m, n if transb else k
@@ -74,9 +75,13 @@ def gemm_strided_batched_ex(handle, transa, transb, m, n, k, alpha, a, atype, ld
     if not (m and n and batch_count):
         return
     alpha, beta = (np.frombuffer(_bytes(p, np.dtype(scale).itemsize), scale)[0] for p in (alpha, beta))
-    out = _matrices(c, ctype, m, n, ldc, stride_c, batch_count)
-    x = _operand(a, atype, m, k, transa, lda, stride_a, batch_count, compute_type)
-    y = _operand(b, btype, k, n, transb, ldb, stride_b, batch_count, compute_type)
+    delay.enqueue(_product, (a, atype, m, k, transa, lda, stride_a, batch_count, compute_type),
+                  (b, btype, k, n, transb, ldb, stride_b, batch_count, compute_type),
+                  (c, ctype, m, n, ldc, stride_c, batch_count), alpha, beta, stream=stream)
+
+
+def _product(a, b, c, alpha, beta):
+    x, y, out = _operand(*a), _operand(*b), _matrices(*c)
     x, y, out = y.swapaxes(1, 2), x.swapaxes(1, 2), out.swapaxes(1, 2)  # by rows, as NumPy writes
     with np.errstate(all="ignore"):
         if alpha == 1 and beta == 0 and x.dtype == out.dtype:

@@ -7,11 +7,12 @@ import types
 import numpy as np
 import scipy.special
 
-from . import overrides, reductions
+from . import overrides, reductions, streams
 from .array import ndarray, own
 from .functions import make_function, rewrap, unwrap, widened
+from .graphs import Graph
 from .layout import Device
-from .pool import OutOfMemoryError, count
+from .pool import OutOfMemoryError
 from .table import MODULES
 from .ufuncs import ufunc
 
@@ -128,36 +129,22 @@ def _from_scipy(name, text):
     return half
 
 
-class _Runtime:
-    """The parts of cupy.cuda that array programs use: one device, one stream, the pool."""
+class _Cuda:
+    """The parts of cupy.cuda that array programs use: one device, its streams, the pool."""
 
-    Device = Device
+    Device, Stream, ExternalStream, Event, Graph = Device, streams.Stream, streams.ExternalStream, streams.Event, Graph
+    get_current_stream = staticmethod(streams.get_current_stream)
+    get_elapsed_time = staticmethod(streams.get_elapsed_time)
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=streams.CUDARuntimeError, streamCaptureModeRelaxed=2, getDevice=lambda: 0,
+        getDeviceCount=lambda: 1, deviceSynchronize=streams.synchronize_device,
+        streamIsCapturing=lambda ptr: streams.ExternalStream(ptr).is_capturing())
 
     @staticmethod
     def is_available():
         return True
 
-
-class Stream:
-    """As cupy.cuda.Stream: there is one, in order with everything."""
-
-    ptr = 0
-    null: Stream
-
-    def synchronize(self):
-        count("synchronizations")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
-
-
-Stream.null = Stream()
-_Runtime.Stream = Stream
-_Runtime.get_current_stream = staticmethod(lambda: Stream.null)
 
 xp = Namespace("cupy", MODULES[""])
 for _name in MODULES[""]["constants"]:
@@ -173,7 +160,7 @@ for _name in overrides.__all__:
 xp.ndarray = ndarray
 xp.ufunc = ufunc
 xp.pi, xp.e, xp.newaxis = np.pi, np.e, None
-xp.cuda = _Runtime()
+xp.cuda = _Cuda()
 xp.linalg = _linalg()
 xp.fft = Namespace("cupy.fft", MODULES["fft"])
 fill_namespace(xp.fft, MODULES["fft"], np.fft, "fft.")

@@ -17,6 +17,9 @@ UNIT = 512
 IDLE_BYTES = 256 << 20
 
 
+side = None  # the module delay.py once a program has made a stream: it orders memory and waits by streams
+
+
 class OutOfMemoryError(MemoryError):
     """As `cupy.cuda.memory.OutOfMemoryError`."""
 
@@ -48,13 +51,27 @@ class counters:
         return "counters(" + ", ".join(f"{k}={v}" for k, v in vars(self).items()) + ")"
 
 
-def count(name: str, n: int = 1) -> None:
+def tally(name: str, n: int = 1) -> None:
     for active in counters._active:
         setattr(active, name, getattr(active, name) + n)
 
 
+def count(name: str, n: int = 1) -> None:
+    """Something happens on the device: `synchronizations` wait for the current stream first."""
+    if side is not None:
+        if name == "synchronizations":
+            side.waits()
+        elif name == "host_to_device":
+            side.copies()
+        if not side.counts():
+            return
+    tally(name, n)
+
+
 def count_read() -> None:
     """A copy from the device to the host, which waits for the device."""
+    if side is not None:
+        side.waits()
     for active in counters._active:
         active.device_to_host += 1
         active.synchronizations += 1
@@ -63,16 +80,17 @@ def count_read() -> None:
 class Allocation:
     """One block of the pool; the arrays that look at it share this owner, and its death returns the block."""
 
-    __slots__ = ("__weakref__", "block", "pool", "ptr", "size")
+    __slots__ = ("__weakref__", "block", "pool", "ptr", "queue", "size")
 
-    def __init__(self, pool, block, ptr, size):
+    def __init__(self, pool, block, ptr, size, queue=None):
+        self.queue = queue  # the stream on which it was allocated, None before there were several
         self.pool = pool
         self.block = block
         self.ptr = ptr
         self.size = size
 
     def __del__(self):
-        self.pool._release(self.block, self.ptr, self.size)
+        self.pool._release(self.block, self.ptr, self.size, self.queue)
 
 
 class MemoryPool:
@@ -80,7 +98,8 @@ class MemoryPool:
 
     def __init__(self):
         self._lock = threading.RLock()  # reentrant: a collection inside `malloc` may free a block
-        self._free: dict[int, list] = {}
+        self._free: dict = {}  # free blocks by size; of a stream's arena by (its number, size)
+        self._kept: list = []  # given back while delayed work may still use their addresses
         self._live: dict[int, int] = {}  # bytes asked for, by address
         self._used = 0
         self._held = 0
@@ -96,7 +115,8 @@ class MemoryPool:
                 if self._fail_after < 0:
                     self._fail_after = None
                     raise self._out_of_memory(size)
-            stack = self._free.get(size)
+            queue = None if side is None else side.arena()
+            stack = self._free.get(size if queue is None or not queue.ident else (queue.ident, size))
             if stack:
                 block, ptr = stack.pop()
             else:
@@ -117,17 +137,20 @@ class MemoryPool:
         if counters._active:
             count("allocations")
             count("allocated_bytes", size)
-        return Allocation(self, block, ptr, size)
+        return Allocation(self, block, ptr, size, queue)
 
     def _out_of_memory(self, size):
         text = f"Out of memory allocating {size:,} bytes (allocated so far: {self._held:,} bytes"
         return OutOfMemoryError(text + (f", limit set to: {self._limit:,} bytes)." if self._limit else ")."))
 
-    def _release(self, block, ptr, size):
+    def _release(self, block, ptr, size, queue=None):
         with self._lock:
             self._used -= size
             self._live.pop(ptr, None)
-            self._free.setdefault(size, []).append((block, ptr))
+            key = size if queue is None or not queue.ident else (queue.ident, size)
+            self._free.setdefault(key, []).append((block, ptr))
+            if side is not None:
+                side.freed(queue, block, ptr)
             if self._held - self._used > IDLE_BYTES:
                 self.free_all_blocks()
 
@@ -137,11 +160,19 @@ class MemoryPool:
             return dict(self._live)
 
     def free_all_blocks(self, stream=None) -> None:
-        if stream is not None:
-            raise NotImplementedError("[simulated] free_all_blocks knows one stream: call it without an argument")
+        """Give the free blocks back: of all arenas, or of one stream's."""
         with self._lock:
-            self._free.clear()
-            self._held = self._used
+            mine = list(self._free) if stream is None else [
+                key for key in self._free if (key[0] if key.__class__ is tuple else 0) == stream.ptr]
+            for key in mine:
+                blocks = self._free.pop(key)
+                self._held -= sum(block.nbytes for block, _ in blocks)
+                if side is not None and side.busy():
+                    self._kept.append(blocks)
+
+    def forget(self) -> None:
+        """No delayed work is left that could use blocks which were given back."""
+        self._kept.clear()
 
     def used_bytes(self) -> int:
         return self._used
