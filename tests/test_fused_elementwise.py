@@ -7,6 +7,7 @@ import pytest
 from case import host, tensor, torch_tensor
 
 import tinytorch_gpu as tt
+from tinytorch_gpu.amp import autocast
 from tinytorch_gpu.autograd.gradcheck import gradcheck, gradgradcheck
 from tinytorch_gpu.backend import kernel as kernels
 from tinytorch_gpu.backend import random
@@ -15,6 +16,7 @@ from tinytorch_gpu.backend.device import device as Device
 from tinytorch_gpu.backend.dtypes import from_any
 from tinytorch_gpu.backend.kernel import Kernel, use_kernels
 from tinytorch_gpu.nn import functional as F
+from tinytorch_gpu.utils.checkpoint import checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
@@ -264,6 +266,44 @@ def test_dropout_add_without_dropping_and_of_all(where, rng):
     out = F.dropout_add(x, r, 1.0)
     out.sum().backward()
     assert host(out).tobytes() == host(r).tobytes() and not host(x.grad).any() and (host(r.grad) == 1).all()
+
+
+def test_a_checkpoint_replays_the_mask(where, rng):
+    for place in (None, where):
+        x, r = draw(rng, (20, 30), "float32", place), draw(rng, (20, 30), "float32", place)
+        found = []
+        for inside in (True, False):
+            x.grad = r.grad = None
+            tt.manual_seed(4)
+            out = checkpoint(F.dropout_add, x, r, use_reentrant=False) if inside else F.dropout_add(x, r)
+            tt.rand(100, device=place)  # the generator moves on between forward and backward
+            (out * out).sum().backward()
+            found.append([host(t).tobytes() for t in (out, x.grad, r.grad)])
+        assert found[0] == found[1]
+
+
+# under autocast
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_autocast_keeps_a_layer_in_its_half_type(dtype, where, rng, counted):
+    """Weight and bias are cast like a linear layer's, each with a float32 gradient; all of it by kernels."""
+    x, w, b = (draw(rng, s, "float32", where) for s in ((6, 8), (10, 8), (10,)))
+    r = draw(rng, (6, 5), "float32", where)
+    with autocast(where.type, getattr(tt, dtype)):
+        hidden = F.bias_act(F.linear(x, w), b, "silu")
+        gate = F.swiglu(hidden)
+        out = F.dropout_add(gate, r, 0.5)
+    assert (hidden.dtype.name, gate.dtype.name, out.dtype.name) == (dtype, dtype, "float32")
+    assert counted == ["activation_forward", "gated_forward", "dropout"]
+    counted.clear()
+    out.sum().backward()
+    assert {t.grad.dtype.name for t in (x, w, b, r)} == {"float32"}
+    plain = [tensor(host(t), True) for t in (x, w, b)]
+    silu = F.silu(F.linear(*plain))
+    mask = tensor(host(out) != host(r))
+    (F.silu(silu[:, :5]) * silu[:, 5:] * mask * 2).sum().backward()
+    for t, e in zip((x, w, b), plain):
+        close(t.grad, wide(e.grad), dtype, 16)
 
 
 # rotary embedding

@@ -52,7 +52,8 @@ class DropoutAdd(Operator):
 
     def forward(node, x, residual, p, seed_offset):
         node.p, node.shape_of_mask, node.seed_offset = p, x.shape, seed_offset
-        return node.xp.add(ops.dropout_apply(x, p, x.shape, seed_offset), residual)
+        out = ops.dropout_apply(x, p, x.shape, seed_offset)
+        return node.xp.add(out, residual, out=out)
 
     def backward(node, grad):
         dropped = None

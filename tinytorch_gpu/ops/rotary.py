@@ -38,9 +38,11 @@ class Rotary(Operator):
         if interleaved:
             first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
         out = xp.empty(x.shape, x.dtype)
-        a, b = x[..., first], x[..., second]
-        out[..., first] = a * cos - b * sin
-        out[..., second] = b * cos + a * sin
+        a, b, ya, yb = x[..., first], x[..., second], out[..., first], out[..., second]
+        xp.multiply(a, cos, out=ya)
+        ya -= b * sin
+        xp.multiply(b, cos, out=yb)
+        yb += a * sin
         out[..., 2 * pairs:] = x[..., 2 * pairs:]
         return out
 
