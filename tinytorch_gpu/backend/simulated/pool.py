@@ -12,9 +12,6 @@ import numpy as np
 
 ALIGNMENT = 256
 UNIT = 512
-# CuPy keeps every freed block; a test process that runs thousands of shapes would keep them all, so above this the
-# free blocks go back to the host.
-IDLE_BYTES = 256 << 20
 
 
 side = None  # the module delay.py once a program has made a stream: it orders memory and waits by streams
@@ -96,6 +93,10 @@ class Allocation:
 class MemoryPool:
     """Names of `cupy.get_default_memory_pool()`, and the peak."""
 
+    # CuPy keeps every freed block; a test process that runs thousands of shapes would keep them all, so above this the
+    # free blocks go back to the host. (On the class: arrays die after this module's globals at the interpreter's end.)
+    IDLE_BYTES = 256 << 20
+
     def __init__(self):
         self._lock = threading.RLock()  # reentrant: a collection inside `malloc` may free a block
         self._free: dict = {}  # free blocks by size; of a stream's arena by (its number, size)
@@ -151,7 +152,7 @@ class MemoryPool:
             self._free.setdefault(key, []).append((block, ptr))
             if side is not None:
                 side.freed(queue, block, ptr)
-            if self._held - self._used > IDLE_BYTES:
+            if self._held - self._used > self.IDLE_BYTES:
                 self.free_all_blocks()
 
     def live_blocks(self) -> dict[int, int]:
