@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import functools
-import hashlib
 import multiprocessing
 import os
 import sys
@@ -32,25 +31,12 @@ sys.path.insert(0, str(ROOT))
 from tinytorch_gpu.backend import architecture, kernel_source  # noqa: E402
 from tinytorch_gpu.backend.architecture import TOOLKITS  # noqa: E402
 from tinytorch_gpu.kernel_commands import figures as recorded_figures  # noqa: E402
+from tinytorch_gpu.kernel_commands.figures import stale, state  # noqa: E402
 from tinytorch_gpu.kernel_commands.library import instantiations  # noqa: E402
-from tinytorch_gpu.kernel_commands.nvrtc import FLAGS, CompileFailed, Nvrtc, NvrtcMissing  # noqa: E402
+from tinytorch_gpu.kernel_commands.nvrtc import CompileFailed, Nvrtc, NvrtcMissing  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "kernels.json"
 PROCESSES = 2
-
-
-def state(file, needs, toolkit):
-    """What a file's figures by one toolkit depend on. `needs`: {expression: (features, types)}."""
-    limits = [str(architecture.FEATURES[name]) for features, _ in needs.values() for name in features]
-    text = "\n".join((kernel_source.read(file).text, repr(sorted(needs.items())), *limits, *FLAGS, toolkit,
-                      *TOOLKITS[toolkit]))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def stale(recorded, sources):
-    """[(file, toolkit)] whose figures were not made from these sources."""
-    return [(file, toolkit) for file, needs in sources.items() for toolkit in TOOLKITS
-            if recorded.get(file, {}).get("states", {}).get(toolkit) != state(file, needs, toolkit)]
 
 
 def gone(recorded, sources):
@@ -70,7 +56,7 @@ def compile_one(folder, file, target, needs):
     source = kernel_source.read(file)
     able = [e for e, (features, types) in needs.items()
             if not architecture.lacking(features, types, architecture.number(target))]
-    rows = _nvrtc(folder).figures(source.text, source.label, target, able) if able else {}
+    rows = _nvrtc(folder).figures(source.text_for(" ".join(able)), source.label, target, able) if able else {}
     return rows, time.perf_counter() - began
 
 

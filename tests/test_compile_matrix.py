@@ -34,7 +34,7 @@ def nvrtc():
 def test_the_recorded_figures_are_of_these_sources():
     """bench/results/kernels.json was made from these sources, and nothing spills."""
     recorded, sources = figures.load(compile_matrix.RESULTS)["files"], instantiations()
-    old = [*compile_matrix.stale(recorded, sources), *compile_matrix.gone(recorded, sources)]
+    old = [*figures.stale(recorded, sources), *compile_matrix.gone(recorded, sources)]
     assert not old, f"changed since they were compiled for all architectures, run python tests/compile_matrix.py: {old}"
     spills = [f"{e} on {a}" for entry in recorded.values() for e, rows in entry["kernels"].items()
               for a, row in rows.items() if row and row[1]]

@@ -1,4 +1,4 @@
-"""The command `tinytorch-gpu`: `env`, `train gpt`, `train digits`."""
+"""The command `tinytorch-gpu`: `env`, `train gpt`, `train digits`, `kernels`, `kernel check`, `kernel bench`."""
 from __future__ import annotations
 
 import argparse
@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 
+from . import kernel_commands
 from ._version import __version__
 
 PROGRAMS = {
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in PROGRAMS.items():
         # the program reads its own options, --help included
         programs.add_parser(name, help=text, add_help=False)
+    kernel_commands.add(commands)
     return parser
 
 
@@ -40,21 +42,28 @@ def _run(argv) -> int:
     if argv[:1] == ["train"] and argv[1:2] and argv[1] in PROGRAMS:
         return importlib.import_module(f".examples.{argv[1]}", __package__).main(argv[2:]) or 0
     parser = _parser()
-    command = parser.parse_args(argv).command
-    if command == "env":
+    given = parser.parse_args(argv)
+    status = 0
+    if given.command == "env":
         from .environment import report
 
         print(report())
+    elif given.command in ("kernels", "kernel"):
+        status = kernel_commands.run(given)
     else:
         parser.print_help()
     sys.stdout.flush()
-    return 0
+    return status
 
 
 def main(argv=None) -> int:
-    """Run the command line and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run the command line and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+
+    `kernel check` has statuses of its own: 1 is a fault of the kernel, and every error is 2.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
+        return _run(argv)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -69,4 +78,4 @@ def main(argv=None) -> int:
             text = " ".join(str(e).split()) or "no message"
             named = re.match(r"\[[a-zA-Z_]+\]", text)
             print(text if named else f"[tinytorch-gpu] {type(e).__name__}: {text}", file=sys.stderr)
-        return 1
+        return 2 if argv[:1] == ["kernel"] else 1

@@ -4,15 +4,17 @@ Both lie in `bench/results/` of a checkout; a wheel has the first one beside its
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import kernel_source
+from ..backend import architecture, kernel_source
+from ..backend.architecture import TOOLKITS
 from .nvrtc import FLAGS, Figures
 
-__all__ = ["Measured", "kernels_file", "load", "measured", "store"]
+__all__ = ["Measured", "kernels_file", "load", "measured", "span", "stale", "state", "store"]
 
 COLUMNS = ["registers", "spills", "shared"]
 
@@ -54,6 +56,20 @@ def store(path: Path, files: dict) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def state(file, needs, toolkit) -> str:
+    """What a file's figures by one CUDA release depend on. `needs`: {expression: (features, types)}."""
+    limits = [str(architecture.FEATURES[name]) for features, _ in needs.values() for name in features]
+    text = "\n".join((kernel_source.read(file).text, repr(sorted(needs.items())), *limits, *FLAGS, toolkit,
+                      *TOOLKITS[toolkit]))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stale(recorded, sources) -> list[tuple[str, str]]:
+    """[(file, CUDA release)] whose figures were not made from these sources."""
+    return [(file, toolkit) for file, needs in sources.items() for toolkit in TOOLKITS
+            if recorded.get(file, {}).get("states", {}).get(toolkit) != state(file, needs, toolkit)]
+
+
 @dataclass(frozen=True)
 class Measured:
     """One row of bench/results/gpu.json."""
@@ -65,7 +81,7 @@ class Measured:
 
 
 def measured() -> list[Measured]:
-    """What GPUs have measured of kernels, empty where nothing was. Raises: ValueError for a damaged file."""
+    """What the last run on a GPU measured of each kernel, empty where nothing was. Raises: ValueError."""
     results = _results()
     path = results / "gpu.json" if results else None
     if path is None or not path.is_file():
@@ -73,8 +89,10 @@ def measured() -> list[Measured]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = found["rows"] if isinstance(found, dict) else found
+        found = [r for r in rows if r.get("kernel") and r.get("GB/s") is not None]
+        last = {r["kernel"]: r.get("run") for r in found}
         return [Measured(r["kernel"], r.get("dtype", ""), r.get("gpu", ""), float(r["GB/s"]))
-                for r in rows if r.get("kernel") and r.get("GB/s") is not None]
+                for r in found if r.get("run") == last[r["kernel"]]]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"[kernels] {path} cannot be read ({e!r}): make it again with python bench/gpu.py") from None
 

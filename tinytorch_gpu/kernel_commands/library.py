@@ -17,20 +17,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import backend
-from ..autograd.node import REGISTRY
+from ..autograd.node import REGISTRY, Node
 from ..backend.kernel import LIBRARY, Kernel
+from ..backend.kernel_tuning import Tuned
 from ..tensor import Tensor
 
 __all__ = ["bound_by", "instantiations", "launchers", "operators_of"]
 
 PACKAGE = __package__.rpartition(".")[0]
-USERS = ("optim", "amp", "nn", "random")  # where kernels are launched outside of operators
+USERS = ("ops", "optim", "amp", "nn", "random")  # where kernels are launched outside of operators
 
 
 def launchers() -> None:
-    """Import every module of launchers, which fills LIBRARY."""
-    for path in sorted(Path(backend.__file__).parent.glob("kernel_*.py")):
-        importlib.import_module(f"{PACKAGE}.backend.{path.stem}")
+    """Import every module of the backend that has kernels, which fills LIBRARY."""
+    for path in sorted(Path(backend.__file__).parent.glob("*.py")):
+        if "Kernel(" in path.read_text(encoding="utf-8") or path.stem.startswith("kernel"):
+            importlib.import_module(f"{PACKAGE}.backend.{path.stem}")
 
 
 def instantiations() -> dict[str, dict[str, tuple]]:
@@ -47,6 +49,8 @@ def instantiations() -> dict[str, dict[str, tuple]]:
 def _kernels_in(value) -> Iterator[Kernel]:
     if isinstance(value, Kernel):
         yield value
+    elif isinstance(value, Tuned):
+        yield from value.kernels
     elif isinstance(value, (list, tuple)):
         for v in value:
             yield from _kernels_in(v)
@@ -61,9 +65,15 @@ def _codes(code) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _named(function, owner) -> Iterator[object]:
-    """The objects that a function's code names: globals, attributes of modules, names imported inside it, methods of
-    its first argument (on the class `owner`)."""
+class _Own(str):
+    """The name of an attribute of a method's first argument."""
+
+
+@functools.cache
+def _named(function) -> tuple[object, ...]:
+    """The objects that a function's code names: globals, attributes of modules, names imported inside it, and
+    attributes of its first argument."""
+    found: dict[int, object] = {}
     space, code = function.__globals__, function.__code__
     first = code.co_varnames[0] if code.co_argcount else None
     for part in _codes(code):
@@ -77,7 +87,7 @@ def _named(function, owner) -> Iterator[object]:
             elif name in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
                 value = getattr(value, argument, None)
             elif name in ("LOAD_ATTR", "LOAD_METHOD") and value is first and first is not None:
-                value = inspect.getattr_static(owner, argument, None) if owner is not None else None
+                value = _Own(argument)
             elif name.startswith("LOAD_FAST") or name.startswith("LOAD_DEREF"):
                 local = argument[-1] if isinstance(argument, tuple) else argument
                 value = imported.get(local, first if local == first else None)
@@ -90,8 +100,10 @@ def _named(function, owner) -> Iterator[object]:
                 value = None
             elif name not in ("PUSH_NULL", "CACHE", "NOP", "RESUME", "PRECALL"):
                 value = None
-            if value is not None and not isinstance(value, str):
-                yield value
+            if isinstance(value, (_Own, types.FunctionType, types.MethodType, staticmethod, classmethod, Kernel, Tuned,
+                                  list, tuple, dict)):
+                found[id(value)] = value
+    return tuple(found.values())
 
 
 def _imported(space, module, name):
@@ -111,7 +123,9 @@ def _next(function, owner) -> tuple[frozenset[Kernel], tuple[types.FunctionType,
     backward applies is one of its own."""
     kernels: set[Kernel] = set()
     functions: dict[types.FunctionType, None] = {}
-    for value in _named(function, owner):
+    for value in _named(function):
+        if isinstance(value, _Own):
+            value = inspect.getattr_static(owner, value, None) if owner is not None else None
         value = getattr(value, "__func__", value)
         if isinstance(value, types.FunctionType):
             value = inspect.unwrap(value)
@@ -159,6 +173,13 @@ def _modules() -> Iterator[types.ModuleType]:
             yield importlib.import_module(info.name)
 
 
+def _public(name, function) -> bool:
+    """Whether users can call it: by the package's name, nn.functional's or nn.utils', or as a method of tensors."""
+    places = [sys.modules[PACKAGE], *(sys.modules.get(f"{PACKAGE}.nn.{n}") for n in ("functional", "utils"))]
+    return any(getattr(place, name, None) is function for place in places) or (
+        function.__module__.startswith(f"{PACKAGE}.ops.") and name.rstrip("_") == name and hasattr(Tensor, name))
+
+
 @functools.cache
 def bound_by() -> dict[tuple[str, str], list[str]]:
     """{(file, kernel): names of the operators, else of the classes and functions, that launch it}."""
@@ -178,9 +199,9 @@ def bound_by() -> dict[tuple[str, str], list[str]]:
         for name, value in sorted(vars(module).items()):
             if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
                 continue
-            if isinstance(value, type) and not issubclass(value, Tensor):
+            if isinstance(value, type) and not issubclass(value, (Tensor, Node)):
                 add(name, _reached([*_functions(value, PACKAGE + ".")], value))
-            elif isinstance(value, types.FunctionType):
+            elif isinstance(value, types.FunctionType) and _public(name, value):
                 add(name, _reached([value]))
     return found
 

@@ -1,0 +1,82 @@
+"""Where the commands print: its width, whether it has colour, which characters it can show."""
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+
+__all__ = ["Screen", "columns", "wrapped"]
+
+PIPE = 400  # columns of a pipe: a line for each kernel, for grep
+NARROW = 14  # a column of words is not made narrower
+
+
+class Screen:
+    """A text stream and what it can show. `COLUMNS` sets the width, `NO_COLOR` takes colour away."""
+
+    def __init__(self, stream=None):
+        self.stream = stream or sys.stdout
+        terminal = self.stream.isatty()
+        given = os.environ.get("COLUMNS", "")
+        if terminal or (given.isdecimal() and int(given)):
+            self.width = max(20, shutil.get_terminal_size((80, 24)).columns)
+        else:
+            self.width = PIPE
+        self.color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.rule = "─"
+        try:
+            self.rule.encode(getattr(self.stream, "encoding", None) or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            self.rule = "-"
+
+    def line(self, text="") -> None:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = text.replace("\u00a0", " ")  # which only kept a line from breaking there
+        # a user's file may have names that this screen cannot show
+        self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+    def lines(self, lines) -> None:
+        for text in lines:
+            self.line(text)
+
+    def strong(self, text) -> str:
+        return f"\033[1m{text}\033[0m" if self.color else text
+
+    def bad(self, text) -> str:
+        return f"\033[31m{text}\033[0m" if self.color else text
+
+
+def wrapped(screen: Screen, first: str, text: str, lead: int | None = None) -> list[str]:
+    """`text` behind `first`, as many lines as the screen needs, the later ones indented by `lead` columns."""
+    lead = len(first) if lead is None else lead
+    inner = max(20, screen.width - lead)
+    pieces = textwrap.wrap(text, inner, break_long_words=False, break_on_hyphens=False) or [""]
+    return [first + pieces[0], *(" " * lead + piece for piece in pieces[1:])]
+
+
+def columns(screen: Screen, head, rows, flexible=(), right=()) -> list[str]:
+    """A table; the `flexible` columns wrap to what the others leave. Empty where the screen is too narrow for it."""
+    widths = [max(len(str(r[i])) for r in (head, *rows)) for i in range(len(head))]
+    room = screen.width - sum(w for i, w in enumerate(widths) if i not in flexible) - 2 * (len(head) - 1)
+    for left, i in zip(range(len(flexible), 0, -1), sorted(flexible, key=lambda i: widths[i])):
+        widths[i] = min(widths[i], room // left)
+        if widths[i] < min(NARROW, max(len(str(r[i])) for r in (head, *rows))):
+            return []
+        room -= widths[i]
+    if room < 0:
+        return []
+
+    def lines(row):
+        cells = [textwrap.wrap(str(c), widths[i], break_long_words=False) or [""] if i in flexible else [str(c)]
+                 for i, c in enumerate(row)]
+        for k in range(max(map(len, cells))):
+            parts = [c[k] if k < len(c) else "" for c in cells]
+            yield "  ".join(p.rjust(w) if i in right else p.ljust(w)
+                            for i, (p, w) in enumerate(zip(parts, widths))).rstrip()
+
+    out = [screen.strong(line) for line in lines(head)]
+    out.append("  ".join(screen.rule * w for w in widths))
+    for row in rows:
+        out += lines(row)
+    return out
