@@ -84,7 +84,7 @@ class Blocks:
     """Parameters of one slab, cut into blocks."""
 
     def __init__(self, slots):
-        self.slots = slots = sorted(slots, key=lambda s: s.start)
+        self.slots = slots = sorted(slots, key=lambda s: s.index)
         self.slab, self.dtype = slots[0].slab, slots[0].slab.dtype
         self.arrays = [s.param._array for s in slots]
         backend = backend_of(self.arrays[0])
