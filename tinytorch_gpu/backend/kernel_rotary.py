@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from .device import xp_of
-from .kernel import Kernel, fits
+from .kernel import FLOATS, Kernel, fits, kernels_enabled
 
 __all__ = ["rotary"]
 
@@ -19,7 +19,7 @@ _rotary = [Kernel("rotary.cu", "rotary", INTERLEAVED=i, types=TYPES) for i in (F
 
 def _order(x):
     """The dimensions by falling stride: an array made contiguous and then transposed is contiguous in that order."""
-    return sorted(range(x.ndim), key=lambda i: (-x.strides[i], x.shape[i] == 1))
+    return sorted(range(x.ndim), key=lambda i: (-x.strides[i], x.shape[i] != 1))
 
 
 def _table(table):
@@ -33,7 +33,9 @@ def rotary(x, cosine, sine, interleaved, dim, inverse):
 
     A transposed x is read as it lies, and the result lies alike; an x with gaps is copied first.
     """
-    if cosine.__class__ is not x.__class__ or sine.__class__ is not x.__class__ or not x.size or not cosine.size:
+    if x.dtype not in FLOATS or not kernels_enabled() or not x.size or not cosine.size:
+        return None
+    if cosine.__class__ is not x.__class__ or sine.__class__ is not x.__class__:
         return None
     xp, order = xp_of(x), list(range(x.ndim))
     if x.flags.c_contiguous:
