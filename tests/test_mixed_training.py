@@ -1,4 +1,4 @@
-"""Mixed precision really trains: a small GPT on text, 300 steps in float32, bfloat16, and float16 with a scaled loss."""
+"""Mixed precision really trains: a small GPT, 300 steps in float32, bfloat16, and float16 with a scaled loss."""
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +8,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import nn
 from tinytorch_gpu.examples import gpt
 from tinytorch_gpu.examples.corpus import Corpus
-from tinytorch_gpu.examples.precision import autocast_for, scaler_for
+from tinytorch_gpu.examples.precision import autocast_for, scaler_for, update
 
 STEPS = 300
 SETTINGS = gpt.Settings(layers=2, dim=32, heads=2, context=32, batch=4, ngrams=2, table=256, steps=STEPS, warmup=20,
@@ -29,12 +29,7 @@ def curve(precision, corpus, seed, device):
             logits = model(text)
             assert logits.dtype == {"fp32": tt.float32, "bf16": tt.bfloat16, "fp16": tt.float16}[precision]
             loss = nn.functional.cross_entropy(logits.view(-1, 256), following.view(-1))
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
+        update(loss, model, optimizer, scaler, 1.0)
         scheduler.step()
         losses.append(loss.item())
     return np.array(losses), scaler.get_scale()

@@ -136,7 +136,9 @@ def test_every_setting_arrives():
             if field.default is False:
                 assert settings.parse(program.Settings, [flag], "x") == {field.name: True}
             else:
-                value = "text" if isinstance(field.default, str) else type(field.default)(1)
+                choices = field.metadata["choices"]
+                value = (choices[-1] if choices else "text" if isinstance(field.default, str)
+                         else type(field.default)(1))
                 given = settings.parse(program.Settings, [flag, str(value)], "x")
                 assert given == {field.name: value} and type(given[field.name]) is type(field.default)
 
@@ -576,9 +578,11 @@ def test_digits_reads_985_of_1000(capsys):
     assert "no checkpoint of `train gpt`" in capsys.readouterr().err
 
 
-def test_digits_resume_bit_for_bit():
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16: the loss scale goes on as well
+def test_digits_resume_bit_for_bit(precision):
     pytest.importorskip("sklearn")
     small = ["--steps", "40", "--channels", "4", "--save-every", "8", "--validate-every", "20"]
+    small += ["--precision", precision]
     assert train(*small, "--out", "alone", program=digits) == 0
     child = start(*small, "--out", "killed", program="digits")
     wait_for(child, Path("killed/checkpoint.safetensors").exists)

@@ -11,7 +11,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import nn
 
 from .command import guarded
-from .precision import autocast_for, precision_option, scaler_for
+from .precision import autocast_for, precision_option, scaler_for, update
 from .run import Run, warmup_cosine
 from .settings import UserError, option, parse
 
@@ -125,13 +125,8 @@ def main(argv) -> int:
             inputs, labels = (tt.tensor(a, device=device) for a in digits.batch(s.seed, step, s.batch, s.shift))
             with autocast_for(device, s.precision):
                 loss = F.cross_entropy(model(inputs), labels)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
             lr = optimizer.param_groups[0]["lr"]
-            scaler.step(optimizer)
-            scaler.update()
+            norm = update(loss, model, optimizer, scaler, s.clip)
             scheduler.step()
             images += s.batch
             row = {}

@@ -12,7 +12,7 @@ from tinytorch_gpu import nn
 
 from .command import guarded
 from .corpus import Corpus
-from .precision import autocast_for, precision_option, scaler_for
+from .precision import autocast_for, precision_option, scaler_for, update
 from .run import Run, warmup_cosine
 from .settings import UserError, option, parse
 
@@ -102,8 +102,7 @@ class GPT(nn.Module):
 
     def forward(self, text):
         time = text.shape[1]
-        x = self.bytes(text)
-        code = text
+        x, code = self.bytes(text), text
         for back, table in enumerate(self.ngrams, 1):
             code = (code * 257 + F.pad(text, (back, 0))[:, :time] + 1) % 2147483647
             x = x + table(code * 1000003 % 2147483647 % self.table)
@@ -173,13 +172,8 @@ def main(argv) -> int:
             inputs, targets = (tt.tensor(a, device=device) for a in corpus.batch(s.seed, step, s.batch, s.context))
             with autocast_for(device, s.precision):
                 loss = F.cross_entropy(model(inputs).view(-1, 256), targets.view(-1))
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
             lr = optimizer.param_groups[0]["lr"]
-            scaler.step(optimizer)
-            scaler.update()
+            norm = update(loss, model, optimizer, scaler, s.clip)
             scheduler.step()
             tokens += s.batch * s.context
             row = {}

@@ -5,7 +5,7 @@ import tinytorch_gpu as tt
 
 from .settings import option
 
-__all__ = ["precision_option", "autocast_for", "scaler_for"]
+__all__ = ["precision_option", "autocast_for", "scaler_for", "update"]
 
 DTYPES = {"fp32": None, "bf16": tt.bfloat16, "fp16": tt.float16}
 
@@ -24,3 +24,17 @@ def autocast_for(device, precision: str):
 def scaler_for(device, precision: str):
     """Scales the loss so that float16 gradients do not vanish; does nothing for the others."""
     return tt.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def update(loss, model, optimizer, scaler, clip: float):
+    """Backward and one step of the optimizer; returns the gradient's norm before it was clipped, a Tensor.
+
+    The host waits for nothing here: on a GPU all of it is queued.
+    """
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    norm = tt.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    scaler.step(optimizer)  # does nothing where a gradient is infinite
+    scaler.update()
+    return norm
