@@ -32,8 +32,10 @@ from gpu_bench import acceptance, rows, table  # noqa: E402
 from gpu_bench.kernel_table import GROUPS  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
+SCRIPT = Path(__file__).resolve()  # started again for each section
 SECTIONS = {"acceptance": 25, "copy": 5, "kernels": 28, "host": 4, "gpt2": 30, "curves": 15}  # shares of the time
 MINUTES = 60
+GRACE = 10.0  # seconds that a section may go beyond its share, to end what it began
 
 
 def arguments(words=None):
@@ -101,13 +103,14 @@ def every(args) -> int:
         seconds = left * shares[i] / sum(shares[i:])
         start = time.monotonic()
         print(f"\n== {name} ({seconds:.0f} s)", flush=True)
-        command = [sys.executable, str(Path(__file__).resolve()), "--job", name, "--run", args.run, "--device",
+        command = [sys.executable, str(SCRIPT), "--job", name, "--run", args.run, "--device",
                    args.device, "--out", str(args.out), "--seconds", f"{seconds:.1f}", "--commit", args.commit,
                    *(["--quick"] if args.quick else [])]
-        process = subprocess.Popen(command, cwd=ROOT, env=acceptance.environment(), start_new_session=os.name == "posix")
+        process = subprocess.Popen(command, cwd=ROOT, env=acceptance.environment(),
+                                   start_new_session=os.name == "posix")
         try:
             # what began within its share may end: a fifth more, and never beyond the whole limit
-            ended = acceptance.finish(process, min(1.2 * seconds + 10, end - time.monotonic()))
+            ended = acceptance.finish(process, min(1.2 * seconds + GRACE, end - time.monotonic()))
         except BaseException:  # interrupted: the section goes with us
             acceptance.end(process)
             raise

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass
 class Contender:
@@ -15,23 +17,6 @@ class Contender:
     covers: int = 1  # overwritings of the cache that the host needs to queue a run
 
 
-class HostClock:
-    """For the simulated device: time of the process that simulates. It says nothing about a GPU."""
-
-    def time(self, contender) -> float:
-        """Microseconds of one run."""
-        state = contender.prepare()
-        start = time.perf_counter()
-        contender.run(state)
-        return (time.perf_counter() - start) * 1e6
-
-    def warm(self, contender) -> None:
-        contender.run(contender.prepare())
-
-    def wait(self) -> None:
-        pass
-
-
 class EventClock:
     """CUDA events on the default stream, which PyTorch uses too.
 
@@ -39,26 +24,24 @@ class EventClock:
     launches of the run before the GPU comes to them: else the time of small kernels would be the host's.
     """
 
-    def __init__(self):
-        import cupy
-
-        self.cupy = cupy
-        device = cupy.cuda.Device()
-        self.buffer = cupy.empty(max(256 << 20, 2 * device.attributes["L2CacheSize"]), cupy.uint8)
-        self.begin, self.end = cupy.cuda.Event(), cupy.cuda.Event()
+    def __init__(self, xp, cache: int):
+        """`xp`: CuPy or the simulated namespace; `cache`: bytes to overwrite before each run."""
+        self.cuda = xp.cuda
+        self.buffer = xp.empty(cache, np.uint8)
+        self.begin, self.end = xp.cuda.Event(), xp.cuda.Event()
         self._cover(1)
-        self.cover_us = self._between(lambda: self._cover(4)) / 4
+        self.cover_us = max(self._between(lambda: self._cover(4)) / 4, 1.0)
 
     def _cover(self, times):
         for _ in range(times):
-            self.buffer.data.memset_async(0, self.buffer.nbytes)
+            self.buffer.fill(0)
 
     def _between(self, work) -> float:
         self.begin.record()
         work()
         self.end.record()
         self.end.synchronize()
-        return self.cupy.cuda.get_elapsed_time(self.begin, self.end) * 1e3
+        return self.cuda.get_elapsed_time(self.begin, self.end) * 1e3
 
     def warm(self, contender) -> None:
         contender.run(contender.prepare())
@@ -77,11 +60,17 @@ class EventClock:
         return self._between(lambda: contender.run(state))
 
     def wait(self) -> None:
-        self.cupy.cuda.Device().synchronize()
+        self.cuda.Device().synchronize()
 
 
-def clock_for(device: str):
-    return EventClock() if device == "cuda" else HostClock()
+def clock_for(device: str) -> EventClock:
+    """The clock of "cuda", or of the simulated device, whose events tell the time of the simulating process."""
+    from tinytorch_gpu.backend import device as devices
+
+    xp = devices.backend_for(devices.device(device)).xp
+    if device == "sim":
+        return EventClock(xp, 1 << 16)
+    return EventClock(xp, max(256 << 20, 2 * xp.cuda.Device().attributes["L2CacheSize"]))
 
 
 def in_turn(clock, contenders: dict, seconds: float, most: int = 100, warm_up: int = 3) -> dict:

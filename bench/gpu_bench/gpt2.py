@@ -48,7 +48,8 @@ def _compare(job, both, sizes, dtype, batch):
         before = side.used()  # PyTorch's two share an allocator
         try:
             steps = _make(side, sizes, dtype, batch, compiled)
-            losses[name] = [float(steps()) for _ in range(1 if job.sim else 3)]  # warm-up: kernels and graphs are compiled here
+            # warm-up: kernels and graphs are compiled here
+            losses[name] = [float(steps()) for _ in range(1 if job.sim else 3)]
             side.reset_peak()
             steps()
             side.synchronize()

@@ -35,7 +35,7 @@ class Job:
         return True
 
     def add(self, op, by, dtype, shape, direction, values, unit, **more) -> dict:
-        """A row, printed and kept. One of the simulated device has no times and rates: they would be read as a GPU's."""
+        """A row, printed and kept. One of the simulated device has no time or rate: it would be read as a GPU's."""
         if self.sim and unit not in FACTS:
             more = {k: v for k, v in more.items() if k not in ("GB/s", "share of copy", "peak MiB")}
             more["samples"], values = len(values), []

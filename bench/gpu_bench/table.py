@@ -96,13 +96,13 @@ def _host(rows):
 
 
 def _gpt2(rows):
-    for (op, dtype, shape), by in _beside(rows, "op", "dtype", "shape"):
+    for (_, dtype, shape), by in _beside(rows, "op", "dtype", "shape"):
         three = [by.get(name) for name in (OURS, EAGER, COMPILED)]
         yield (dtype, shape, *(_figure(r, spread=True) for r in three), *(_figure(r, "peak MiB") for r in three))
 
 
 def _curves(rows):
-    for (op, dtype), by in _beside(rows, "op", "dtype"):
+    for (_, dtype), by in _beside(rows, "op", "dtype"):
         yield (dtype, _figure(by.get(OURS)), _figure(by.get(EAGER)), _figure(by.get(OURS), "largest difference"))
 
 
