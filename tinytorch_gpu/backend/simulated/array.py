@@ -319,14 +319,21 @@ def normal_shape(shape) -> tuple:
 def empty(shape, dtype=float, order="C") -> ndarray:
     made = empty_raw(normal_shape(shape), checked_dtype(dtype), order or "C")
     # New device memory holds whatever was there. NaN in floats, -1 in integers: a read before a write is seen.
-    made._owner.block[:] = 1 if made.dtype.kind == "b" else 255
+    _set_bytes(made, 1 if made.dtype.kind == "b" else 255)
     return made
 
 
 def zeros(shape, dtype=float) -> ndarray:
     made = empty_raw(normal_shape(shape), checked_dtype(dtype))
-    made._owner.block[:] = 0
+    _set_bytes(made, 0)
     return made
+
+
+def _set_bytes(made, byte) -> None:
+    if side is None:
+        made._owner.block[:] = byte
+    else:  # a call that is tried has its results elsewhere
+        made._np.ravel("K").view(np.uint8)[:] = byte
 
 
 def checked_dtype(dtype) -> np.dtype:

@@ -1,10 +1,10 @@
 """Array functions as work of a stream: called now for the shapes of their results, run for the values when it is time.
 
-A call on a stream runs twice. Now, so that the caller gets arrays of the right shapes and errors are raised where they
-are made: what it wrote is taken back, and its results hold what unwritten memory holds (NaN, -1). And when the stream
-comes to it, on the same memory, with whatever lies there then. The second run holds no array: memory that the program
-freed may be somebody else's by then, as on a GPU. Functions that wait for the device themselves (`nonzero`, masks)
-make the stream come to its end first and run once.
+A call on a stream runs twice. Now, into scratch memory, so that the caller gets arrays of the right shapes and errors
+are raised where they are made; what it wrote into its arguments is taken back. And when the stream comes to it, on the
+memory of arguments and results, with whatever lies there then. The second run holds no array: memory that the program
+freed may be somebody else's by then, as on a GPU. Functions that wait for the device themselves (`nonzero`, masks) make
+the stream come to its end first and run once.
 """
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class _Nobody:
 
 
 class _Run(threading.local):
-    made = None  # results of a call that is tried
-    placed = None  # where those of a call that runs go
+    made = None  # (memory, block) of the results of a call that is tried
+    scratch = None  # where they are while it is tried: {id of the scratch array: (it, memory, block)}
+    placed = None  # memory of the results of a call that runs
 
 
 run = _Run()
@@ -55,7 +56,7 @@ def issue(function, args, kwargs):
         given: list = []
         args, kwargs = _staged(args, given), {k: _staged(v, given) for k, v in kwargs.items()}
         before = [(a._np, a._np.copy()) for a in given if a._np.flags.writeable]
-        made = run.made = []
+        made, scratch = run.made, run.scratch = [], {}
         local.inside += 1
         try:
             result = function(*args, **kwargs)
@@ -66,7 +67,7 @@ def issue(function, args, kwargs):
                 raise
             result = Synchronizes
         finally:
-            run.made = None
+            run.made = run.scratch = None
             local.inside -= 1
             for raw, held in before:
                 if raw.tobytes() != held.tobytes():
@@ -78,23 +79,42 @@ def issue(function, args, kwargs):
                 return function(*args, **kwargs)
             finally:
                 local.inside -= 1
-        for raw, block in made:
-            block[:] = 1 if raw.dtype.kind == "b" else 255
+        for raw, block, ptr in made:
+            if streams.untouched(ptr):
+                block.fill(1 if raw.dtype.kind == "b" else 255)
+        _at_home(result, scratch)
         later = functools.partial(_again, function, _ghosts(args), {k: _ghosts(v) for k, v in kwargs.items()}, made)
-        streams.put(queue, later)
+        streams.put(queue, later, touches=[*(ptr for *_, ptr in made), *(a._owner.ptr for a in given)])
         return result
 
 
-def enqueue(function, *args, stream=None) -> None:
+def _at_home(value, scratch):
+    """Results of a tried call, moved to the memory that is theirs."""
+    if type(value) is tuple or type(value) is list:
+        for v in value:
+            _at_home(v, scratch)
+    while type(value) is ndarray:
+        raw = owner = value._np
+        while owner.base is not None:
+            owner = owner.base
+        found = scratch.get(id(owner))
+        if found is not None:
+            _, _, block = found
+            offset = raw.__array_interface__["data"][0] - owner.__array_interface__["data"][0] if raw.size else 0
+            value._np = np.ndarray(raw.shape, raw.dtype, block, offset, raw.strides)
+        value = value._base
+
+
+def enqueue(function, *args, stream=None, touches=None) -> None:
     """Work without results on a stream by its handle (the current one): at once where nothing is delayed. What it holds
-    of arrays must be their memory (`_np`) or addresses."""
+    of arrays must be their memory (`_np`) or addresses; `touches` are the addresses of their blocks, None for any."""
     if local.inside or not streams.active():
         function(*args)
     else:
         with LOCK:
             _poison_freed()
             queue = streams.current() if stream is None else streams.ExternalStream(stream).queue
-            streams.put(queue, functools.partial(function, *args))
+            streams.put(queue, functools.partial(function, *args), touches=touches)
 
 
 def _staged(value, given):
@@ -140,7 +160,7 @@ def _again(function, args, kwargs, made):
 def place(shape, dtype):
     """The array that a call's result has already, when the call runs for its values; None for a new one."""
     if run.placed is not None:
-        raw, block = next(run.placed)
+        raw, block, _ = next(run.placed)
         if raw.shape != tuple(shape) or raw.dtype != dtype:
             raise RuntimeError(f"[simulated] a result of {raw.shape} {raw.dtype} became {shape} {dtype}: its shape "
                                "depends on values, and the function does not wait for the device")
@@ -151,8 +171,13 @@ def place(shape, dtype):
 
 
 def made_one(array) -> None:
+    """An array was made: of a call that is tried it goes into scratch memory."""
     if run.made is not None:
-        run.made.append((array._np, array._owner.block))
+        raw, owner = array._np, array._owner
+        run.made.append((raw, owner.block, owner.ptr))
+        array._np = np.empty_like(raw)
+        array._np.ravel("K").view(np.uint8).fill(1 if raw.dtype.kind == "b" else 255)
+        run.scratch[id(array._np)] = array._np, raw, owner.block
 
 
 def waits() -> None:
@@ -196,8 +221,12 @@ def freed(queue, block, ptr) -> None:
 def _poison_freed():
     while _freed:
         queue, block, ptr = _freed.pop()
-        if ptr not in pool.POOL._live and queue.capture is None:
-            streams.put(queue, functools.partial(block.fill, 255))
+        if ptr in pool.POOL._live:
+            continue
+        if streams.untouched(ptr):
+            block.fill(255)
+        elif queue.capture is None:
+            streams.put(queue, functools.partial(block.fill, 255), touches=[ptr])
 
 
 # the functions
@@ -269,7 +298,10 @@ def install() -> None:
         launch = module.Function.launch
 
         def ordered(self, grid, block, args, *rest, **named):
-            enqueue(functools.partial(launch, self, grid, block, _ghosts(list(args)), *rest, **named))
+            given = [a for a in args if type(a) is ndarray]
+            tables = any(a.dtype == np.int64 for a in given)  # they may hold addresses of other arrays
+            enqueue(functools.partial(launch, self, grid, block, _ghosts(list(args)), *rest, **named),
+                    touches=None if tables else [a._owner.ptr for a in given])
 
         _replace(module.Function, "launch", ordered)
 

@@ -15,7 +15,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 
 from . import pool
 from .pool import tally
@@ -65,6 +65,8 @@ local = _Local()
 _alive: weakref.WeakSet = weakref.WeakSet()  # streams besides the null stream
 _queues: weakref.WeakSet = weakref.WeakSet()
 _busy: dict[int, Queue] = {}  # queues with work, also of streams that are gone
+_touched: Counter = Counter()  # how many items of work use a block, by its address; None: any block
+ANY = (None,)
 _others_first = False
 
 
@@ -100,8 +102,9 @@ class others_first:
 
 # the queues
 
-def put(queue: Queue, run, needs=()) -> None:
-    """Work for a stream; `needs` are (queue, count) that must have run before it. At once where nothing is delayed."""
+def put(queue: Queue, run, needs=(), touches=()) -> None:
+    """Work for a stream; `needs` are (queue, count) that must have run before it, `touches` the addresses of the blocks
+    it may use (None: any). At once where nothing is delayed."""
     if queue.capture is not None:
         queue.capture.put(queue, run)
         return
@@ -114,7 +117,10 @@ def put(queue: Queue, run, needs=()) -> None:
             needs = [*needs, *((q, q.issued) for q in _busy.values() if q.blocking and q is not NULL)]
         elif queue.blocking and NULL.items:
             needs = [*needs, (NULL, NULL.issued)]
-        queue.items.append((run, needs))
+        touches = ANY if touches is None else touches
+        for ptr in touches:
+            _touched[ptr] += 1
+        queue.items.append((run, needs, touches))
         queue.issued += 1
         _busy[queue.ident] = queue
 
@@ -136,13 +142,22 @@ def _run(run):
 def drain(queue: Queue, upto: int) -> None:
     """Run the work of a stream up to its item number `upto`, and before each item what it waits for."""
     while queue.ran < upto:
-        run, needs = queue.items.popleft()
+        run, needs, touches = queue.items.popleft()
         queue.ran += 1
         if not queue.items:
             _busy.pop(queue.ident, None)
         for other, count in needs:
             drain(other, count)
+        for ptr in touches:
+            _touched[ptr] -= 1
+            if not _touched[ptr]:
+                del _touched[ptr]
         _run(run)
+
+
+def untouched(ptr) -> bool:
+    """Whether no work that is left uses the block at an address."""
+    return not _touched[ptr] and not _touched[None]
 
 
 def settle(queue: Queue | None) -> None:

@@ -119,7 +119,6 @@ struct Watchdog {
     std::unique_lock<std::mutex> hold(lock);
     if (owner != getpid()) {  // the first launch, or the first one after a fork
       owner = getpid();
-      watched.clear();
       pthread_t thread;
       pthread_create(&thread, nullptr, [](void* self) -> void* { ((Watchdog*)self)->run(); return nullptr; }, this);
       pthread_detach(thread);
@@ -138,5 +137,7 @@ struct Watchdog {
   }
 };
 static Watchdog& watchdog = *new Watchdog;  // never destroyed: its thread outlives main's statics
+// A forked process has no such thread, but a condition on which one seems to wait: waking it would wait for ever.
+static const int after_fork = pthread_atfork(nullptr, nullptr, [] { new (&watchdog) Watchdog; });
 
 }  // namespace tt
