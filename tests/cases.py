@@ -538,6 +538,14 @@ Case("LayerNorm", lambda t, x, w, b: t.nn.functional.layer_norm(x, (4,), w, b), 
 Case("LayerNorm plain", lambda t, x: t.nn.functional.layer_norm(x, (2, 4), eps=0.1), R(3, 2, 4), complex=False)
 Case("RMSNorm", lambda t, x, w: t.nn.functional.rms_norm(x, (4,), w), R(3, 4), R(4), complex=False)
 Case("RMSNorm plain", lambda t, x: t.nn.functional.rms_norm(x, (4,), eps=0.1), R(2, 3, 4), complex=False)
+Case("AddLayerNorm", lambda t, x, r, w, b: t.nn.functional.add_layer_norm(x, r, (4,), w, b), R(3, 4), R(3, 4), R(4),
+     R(4), complex=False, torch=lambda t, x, r, w, b: (t.nn.functional.layer_norm(x + r, (4,), w, b), x + r))
+Case("AddLayerNorm plain", lambda t, x, r: t.nn.functional.add_layer_norm(x, r, (2, 4), eps=0.1)[0], R(3, 2, 4),
+     R(3, 2, 4), complex=False, torch=lambda t, x, r: t.nn.functional.layer_norm(x + r, (2, 4), eps=0.1))
+Case("AddLayerNorm broadcast", lambda t, x, r: t.nn.functional.add_layer_norm(x, r, 4, eps=0.1)[1], R(3, 4), R(2, 1, 4),
+     complex=False, torch=lambda t, x, r: x + r)
+Case("AddRMSNorm", lambda t, x, r, w: t.nn.functional.add_rms_norm(x, r, (4,), w), R(3, 4), R(3, 4), R(4),
+     complex=False, torch=lambda t, x, r, w: (t.nn.functional.rms_norm(x + r, (4,), w), x + r))
 _FOLDED = dict(nonfinite=False, why="PyTorch folds mean and weight into one shift: infinite weights give NaN")
 Case("BatchNorm", lambda t, x, w, b: t.nn.functional.batch_norm(x, None, None, w, b, True), R(4, 3, 2), R(3), R(3),
      complex=False, **_FOLDED)

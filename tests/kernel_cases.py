@@ -16,6 +16,7 @@ import scipy.special
 
 from tinytorch_gpu.backend import errors, random
 from tinytorch_gpu.backend import kernel_columns as sums
+from tinytorch_gpu.backend import kernel_cross_entropy as entropy
 from tinytorch_gpu.backend import kernel_elementwise as elementwise
 from tinytorch_gpu.backend import kernel_embedding as embedding
 from tinytorch_gpu.backend import kernel_multi_tensor as multi
@@ -249,18 +250,45 @@ def softmax(bench, dtype):
             bench.same(rows.softmax_backward(grad, y, log, 0.5), want, f"backward of softmax of {columns}", scale, 16)
 
 
+MASKS = ((33,), (5, 33), (2, 1, 1, 33), (3, 5, 33), (2, 3, 5, 33), (3, 1, 33), (2, 1, 5, 33), (1, 3, 1, 33))
+
+
 def softmax_with_masks(bench, dtype):
     shape = (2, 3, 5, 33)
     x, x64 = bench.draw(shape, dtype, 0, 2.0)
-    for mask_shape in ((33,), (5, 33), (2, 1, 1, 33), (3, 5, 33), (2, 3, 5, 33), (3, 1, 33)):
+    for mask_shape in MASKS:
         mask = bench.rng.random(mask_shape) < 0.6
         mask[..., 0] = True
         if mask.ndim > 1:
             mask[(0,) * (mask.ndim - 1)] = False  # a row without any element is NaN, as in PyTorch
-        want = np.where(mask, x64, -np.inf)
-        bench.same(rows.softmax(x, False, 1.0, bench.put(mask)), _softmax(want), f"mask {mask_shape}", 1, 4)
-        bench.same(rows.softmax(x, True, 1.0, bench.put(mask)), _log_softmax(want), f"log, mask {mask_shape}", 16, 4)
-    assert rows.softmax(x, False, 1.0, bench.put(np.ones((2, 1, 5, 33), bool))) is None  # no run of rows: the formula
+        want = np.where(mask, 0.5 * x64, -np.inf)
+        got = rows.masked_softmax(x, bench.put(mask), scale=0.5)
+        bench.same(got, _softmax(want), f"mask {mask_shape}", 1, 4)
+        got = rows.masked_softmax(x, bench.put(mask), scale=0.5, log=True)
+        bench.same(got, _log_softmax(want), f"log, mask {mask_shape}", 16, 4)
+        got = rows.masked_softmax(x, bench.put(mask), scale=0.5, zero=True)
+        bench.same(got, np.nan_to_num(_softmax(want)), f"mask {mask_shape}, rows of zeros", 1, 4)
+        bias = np.where(mask, bench.rng.standard_normal(mask_shape), -np.inf).astype(F32)
+        got = rows.masked_softmax(x, bias=bench.put(bias), scale=0.5, zero=True)
+        want = np.nan_to_num(_softmax(0.5 * x64 + bias.astype(np.float64)))
+        bench.same(got, want, f"bias {mask_shape}", 8, 4)
+    for mask_shape in ((2, 1, 5, 1), (1, 5, 33, 1), (4, 1, 2, 1, 5, 33)):
+        assert rows.masked_softmax(x, bench.put(np.ones(mask_shape, bool))) is None  # the formula, or no mask of x
+    x, _ = bench.draw((2, 3, 2, 3, 2, 33), dtype)
+    assert rows.masked_softmax(x, bench.put(np.ones((2, 1, 2, 1, 2, 33), bool))) is None  # three runs of rows
+
+
+def softmax_of_scores(bench, dtype):
+    """As attention has it: scores in float32 for probabilities of the dtype, causal or not, rows of every kind."""
+    for (matrices, queries, keys), offset in itertools.product(
+            ((1, 1, 1), (2, 7, 5), (3, 5, 64), (2, 33, 40), (1, 3, 2080), (1, 70, 70)), (0, 1)):
+        x, x64 = bench.draw((matrices, queries, keys), F32, offset, 3.0)
+        what = f"scores {x.shape} from {offset}"
+        bench.same(rows.masked_softmax(x, scale=0.25, dtype=dtype), _softmax(0.25 * x64), what, 1, 4)
+        seen = np.tril(np.ones((queries, keys), bool))
+        hidden = np.where(seen, x64, np.nan).astype(F32)  # NaN where no row may look
+        got = rows.masked_softmax(bench.put(hidden, offset), scale=0.25, causal=True, dtype=dtype)
+        bench.same(got, _softmax(np.where(seen, 0.25 * x64, -np.inf)), "causal " + what, 1, 4)
 
 
 def softmax_of_extremes(bench, dtype):
@@ -280,32 +308,49 @@ def _norm(x, center, eps):
 def normalizations(bench, dtype):
     for center, columns, weights in itertools.product((True, False), WIDTHS, (None, dtype, F32)):
         count, offset = (7, 1) if columns in (100, 257) else (530, 0) if columns == 31 else (5, 0)
-        x, x64 = bench.draw((count, columns), dtype, offset, 2.0)
-        grad, g64 = bench.draw((count, columns), dtype)
-        weight, w64 = bench.draw(columns, weights, 1) if weights else (None, 1.0)
-        bias, b64 = bench.draw(columns, weights) if weights and center else (None, 0.0)
-        y, mean, r = rows.norm(x, weight, bias, columns, 1e-5, center)
-        xhat, r64 = _norm(x64, center, 1e-5)
-        what = f"norm of {columns}, center={center}, weights {weights}"
-        # x less its mean loses what x has in front of it
-        scale = 4 * (np.abs(x64).max() * r64 + 1) * (1 + np.abs(w64))
-        bench.same(y, xhat * w64 + b64, what, scale, 4)
-        bench.same(r, r64, what, 4 * r64 * (1 + np.abs(x64).max() * r64) ** 2, 4)
+        _normalization(bench, dtype, center, columns, weights, count, offset, False)
+
+
+def normalizations_of_sums(bench, dtype):
+    """x + residual normalized and kept, and the gradient that comes to the sum itself."""
+    for center, columns, weights in itertools.product((True, False), (1, 8, 100, 264, 2051), (None, dtype, F32)):
+        _normalization(bench, dtype, center, columns, weights, 7, int(columns == 100), True)
+
+
+def _normalization(bench, dtype, center, columns, weights, count, offset, residual):
+    x, x64 = bench.draw((count, columns), dtype, offset, 2.0)
+    grad, g64 = bench.draw((count, columns), dtype)
+    more, m64 = bench.draw((count, columns), dtype) if residual else (None, 0.0)
+    weight, w64 = bench.draw(columns, weights, 1) if weights else (None, 1.0)
+    bias, b64 = bench.draw(columns, weights) if weights and center else (None, 0.0)
+    what = f"norm of {columns}, center={center}, weights {weights}"
+    if residual:
+        r, r64 = bench.draw((count, columns), dtype)
+        y, mean, r, x = rows.norm(x, weight, bias, columns, 1e-5, center, r)
+        bench.same(x, x64 + r64, "sum, " + what, 4)
+        x64 = bench.backend.to_host(x).astype(np.float64)  # what is rounded is what is normalized
+    else:
+        y, mean, r, _ = rows.norm(x, weight, bias, columns, 1e-5, center)
+    xhat, r64 = _norm(x64, center, 1e-5)
+    # x less its mean loses what x has in front of it
+    scale = 4 * (np.abs(x64).max() * r64 + 1) * (1 + np.abs(w64))
+    bench.same(y, xhat * w64 + b64, what, scale, 4)
+    bench.same(r, r64, what, 4 * r64 * (1 + np.abs(x64).max() * r64) ** 2, 4)
+    if center:
+        bench.same(mean, x64.mean(-1, keepdims=True), what, 16)
+    got = rows.norm_backward(grad, x, weight, mean, r, columns, center, more)
+    gx, gw, gb = got if weights else (got, None, None)
+    h = g64 * w64
+    want = h - xhat * (h * xhat).mean(-1, keepdims=True)
+    if center:
+        want = want - h.mean(-1, keepdims=True)
+    scale = r64 * (np.abs(h).max() + 1) * (1 + np.abs(x64).max() * r64) ** 2
+    bench.same(gx, want * r64 + m64, "gx, " + what, 8 * scale + 4 * np.abs(m64), 4)
+    if weights:
+        terms = np.abs(g64 * xhat).sum(0).max() + 1
+        bench.same(gw, (g64 * xhat).sum(0), "weight, " + what, 2 * terms * (1 + np.abs(x64).max() * r64.max()))
         if center:
-            bench.same(mean, x64.mean(-1, keepdims=True), what, 16)
-        got = rows.norm_backward(grad, x, weight, mean, r, columns, center)
-        gx, gw, gb = got if weights else (got, None, None)
-        h = g64 * w64
-        want = h - xhat * (h * xhat).mean(-1, keepdims=True)
-        if center:
-            want = want - h.mean(-1, keepdims=True)
-        scale = r64 * (np.abs(h).max() + 1) * (1 + np.abs(x64).max() * r64) ** 2
-        bench.same(gx, want * r64, "gx, " + what, 8 * scale, 4)
-        if weights:
-            terms = np.abs(g64 * xhat).sum(0).max() + 1
-            bench.same(gw, (g64 * xhat).sum(0), "weight, " + what, 2 * terms * (1 + np.abs(x64).max() * r64.max()))
-            if center:
-                bench.same(gb, g64.sum(0), "bias, " + what, 2 * np.abs(g64).sum(0).max() + 1)
+            bench.same(gb, g64.sum(0), "bias, " + what, 2 * np.abs(g64).sum(0).max() + 1)
 
 
 def column_sums(bench, dtype):
@@ -334,10 +379,15 @@ def embedding_rows(bench, dtype):
         bench.same(embedding.gather(table, bench.put(index, offset), "case"), t64[index], what)
     table, t64 = bench.draw((4, 24), dtype)
     got = embedding.gather(table, bench.put(np.array([3, 4, -1])), "case")
-    word = errors.word(table).copy()  # reading it looks at it
-    errors.word(table).fill(errors.CLEAR)
+    _reported(bench, table)
     bench.same(got, np.concatenate((t64[3:], np.full((2, 24), np.nan))), "numbers that are not there")
-    assert bench.backend.to_host(word)[0] != errors.CLEAR, "a wrong number was not reported"
+
+
+def _reported(bench, array):
+    """A wrong index stands in the error word; it is cleared, so that the next read does not raise."""
+    word = errors.word(array).copy()
+    errors.word(array).fill(errors.CLEAR)
+    assert bench.backend.to_host(word)[0] != errors.CLEAR, "a wrong index was not reported"
 
 
 def embedding_gradients(bench, dtype):
@@ -372,29 +422,47 @@ def cross_entropy(bench, dtype):
         picked = np.take_along_axis(log_p, np.maximum(target, 0)[:, None], 1)[:, 0]
         kept = target != -100
         want = np.where(kept, -(1 - smoothing) * picked - smoothing * log_p.mean(1), 0.0)
-        loss, lse = rows.cross_entropy(x, bench.put(target), -100, smoothing)
+        loss, lse = entropy.forward(x, bench.put(target), -100, smoothing)
         bench.same(loss, want, f"cross-entropy of {columns}, smoothing {smoothing}", 32, 4)
         bench.same(lse, scipy.special.logsumexp(x64, axis=1), f"log of the sum of {columns}", 32)
+        for mean in (False, True):
+            got, share = entropy.total(loss, bench.put(target), -100, mean, dtype)
+            bench.same(got, np.asarray(want.sum() / (kept.sum() if mean else 1)), f"total, mean={mean}", 64, 4)
+            bench.same(share, np.asarray(1 / kept.sum() if mean else 1.0), f"share, mean={mean}")
         spread = np.full((count, columns), smoothing / columns)
         spread[np.arange(count), np.maximum(target, 0)] += 1 - smoothing
         for shape in ((), (count,)):
             grad = bench.rng.standard_normal(shape).astype(F32)
             scale = np.asarray(0.25, F32)
-            got = rows.cross_entropy_backward(
+            got = entropy.backward(
                 bench.put(grad), x, bench.put(target), lse, -100, smoothing, bench.put(scale))
             g = 0.25 * np.broadcast_to(grad.astype(np.float64), (count,)) * kept
             bench.same(got, g[:, None] * (np.exp(log_p) - spread), f"backward of cross-entropy of {columns}", 32)
 
 
+def cross_entropy_of_nothing(bench, dtype):
+    """Every row ignored: the mean is NaN, a row's share 0. More rows than threads."""
+    for count in (1, 3, 33, 2050):
+        loss = bench.put(np.zeros(count, F32))
+        got, share = entropy.total(loss, bench.put(np.full(count, -1)), -1, True, dtype)
+        bench.same(got, np.asarray(np.nan), f"mean of nothing of {count}")
+        bench.same(share, np.asarray(0.0), f"share of nothing of {count}")
+        loss, l64 = bench.draw(count, F32)
+        got, share = entropy.total(loss, bench.put(np.zeros(count, np.int64)), -1, True, dtype)
+        bench.same(got, np.asarray(l64.mean()), f"mean of {count}", 8, 4)
+        bench.same(share, np.asarray(1 / count), f"share of {count}")
+
+
 def cross_entropy_out_of_range(bench, dtype):
-    """A class that is not there gives NaN, never a number."""
+    """A class that is not there gives NaN, never a number, and is reported."""
     x, x64 = bench.draw((4, 8), dtype)
     target = np.array([8, -1, 3, -100])
-    loss, lse = rows.cross_entropy(x, bench.put(target), -100, 0.0)
+    loss, lse = entropy.forward(x, bench.put(target), -100, 0.0)
+    _reported(bench, x)
     log_p = _log_softmax(x64)
     bench.same(loss, np.array([np.nan, np.nan, -log_p[2, 3], 0]), "targets out of range", 8)
     grad = bench.put(np.ones((), F32))
-    got = rows.cross_entropy_backward(grad, x, bench.put(target), lse, -100, 0.0)
+    got = entropy.backward(grad, x, bench.put(target), lse, -100, 0.0)
     want = np.exp(log_p) - (np.arange(8) == 3)
     want[:2], want[3] = np.nan, 0
     bench.same(got, want, "gradient of targets out of range", 8)
@@ -586,13 +654,16 @@ CASES = {  # case -> the `__global__` functions it covers
     dropout: ("dropout",),
     rotary_rows: ("rotary",),
     softmax: ("softmax_forward", "softmax_backward"),
-    softmax_with_masks: ("softmax_forward",),
+    softmax_with_masks: ("masked_softmax",),
+    softmax_of_scores: ("masked_softmax",),
     softmax_of_extremes: ("softmax_forward",),
     normalizations: ("norm_forward", "norm_backward", "column_sums"),
+    normalizations_of_sums: ("norm_forward", "norm_backward", "column_sums"),
     column_sums: ("column_sums",),
     embedding_rows: ("embedding_forward",),
     embedding_gradients: ("embedding_backward", "embedding_join"),
-    cross_entropy: ("cross_entropy_forward", "cross_entropy_backward"),
+    cross_entropy: ("cross_entropy_forward", "cross_entropy_backward", "cross_entropy_total"),
+    cross_entropy_of_nothing: ("cross_entropy_total",),
     cross_entropy_out_of_range: ("cross_entropy_forward", "cross_entropy_backward"),
     unscaling: ("unscale", "finish_norm"),
     adam: ("adam", "advance"),

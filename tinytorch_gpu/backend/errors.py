@@ -7,8 +7,9 @@ synchronisation raises it as an IndexError with the operator's name. `TINYTORCH_
     errors.check_indices("embedding", index, 0, rows)
 
 A kernel that reads its indices anyway reports by itself: it includes `errors.cuh`, takes `errors.code(...)` and
-`errors.word(array)` as arguments and calls `report(word, code, value)`. Until the error is raised the operator's result
-is whatever its own kernel makes of a wrong index, which must stay inside the arrays: CuPy's functions wrap.
+`errors.word(array)` as arguments, calls `report(word, code, value)`, and its launcher ends in `at_once`. Until it
+is raised the operator's result is whatever its own kernel makes of a wrong index, which must stay inside the arrays:
+CuPy's functions wrap.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import numpy as np
 from .device import CPU, backend_of, device_of, recorded
 from .kernel import Kernel, kernels_enabled, ready
 
-__all__ = ["IndexOutOfRange", "check_indices", "code", "expect", "look", "reading", "word"]
+__all__ = ["IndexOutOfRange", "at_once", "check_indices", "code", "expect", "look", "reading", "word"]
 
 CLEAR = np.iinfo(np.int64).max
 HALF = 1 << 39
@@ -85,8 +86,15 @@ def check_indices(where, index, low, high, *, text=RANGE, raises=IndexError, ign
         _check((blocks,), (THREADS,), index, index.size, int(low), int(high), ignore, number, found)
     else:
         _formula(backend.xp, index, low, high, ignore, number, found)
-    if os.environ.get("TINYTORCH_SYNC", "0") == "1" and not backend.capturing():
-        look(backend, index)
+    at_once(index)
+
+
+def at_once(array) -> None:
+    """Under TINYTORCH_SYNC=1: raise what a kernel has just reported on the array's device. For kernels that report."""
+    if os.environ.get("TINYTORCH_SYNC", "0") == "1":
+        backend = backend_of(array)
+        if not backend.capturing():
+            look(backend, array)
 
 
 def _kernels(backend):

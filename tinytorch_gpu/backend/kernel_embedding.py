@@ -1,12 +1,10 @@
 """Launchers of kernels/embedding.cu: rows of a table by number, sums of rows by number; None where they do not fit."""
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from . import errors
-from .device import backend_of, xp_of
+from .device import xp_of
 from .kernel import Kernel, fits
 
 __all__ = ["gather", "sums"]
@@ -43,8 +41,7 @@ def gather(table, index, name):
     down = THREADS // lanes
     _gather((-(-index.size // down),), (lanes, down), table, index, out, index.size, rows, columns,
             errors.code(name, 0, rows, OUTSIDE), errors.word(table))
-    if os.environ.get("TINYTORCH_SYNC", "0") == "1":
-        errors.look(backend_of(table), table)
+    errors.at_once(table)
     return out
 
 

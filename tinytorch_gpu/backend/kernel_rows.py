@@ -4,33 +4,35 @@ Rows run along the last dimension; everything before it counts as rows.
 """
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .device import xp_of
 from .kernel import Kernel, fits
 from .kernel_columns import column_sums
 
-__all__ = ["softmax", "softmax_backward", "norm", "norm_backward", "cross_entropy",
-           "cross_entropy_backward"]
+__all__ = ["softmax", "masked_softmax", "softmax_backward", "norm", "norm_backward", "row_grid"]
 
 FILE = "rows.cu"
 TYPES = ("float", "__half", "__nv_bfloat16")
 MIXED = tuple((t, t) for t in TYPES) + tuple((t, "float") for t in TYPES[1:])  # half activations, float32 weights
+SCORES = tuple((t, t) for t in TYPES) + tuple(("float", t) for t in TYPES[1:])  # float32 scores, half probabilities
 F32 = np.dtype(np.float32)
 THREADS = 256
 BLOCKS = 512  # of norm_backward: enough for every GPU, and the same sums on each
 SHARED = 48 << 10  # bytes that every architecture gives without being asked
 
-_softmax = [Kernel(FILE, "softmax_forward", LOG=log, types=TYPES, optional=("mask",)) for log in (False, True)]
+_softmax = [Kernel(FILE, "softmax_forward", LOG=log, types=TYPES) for log in (False, True)]
+_masked = [Kernel(FILE, "masked_softmax", LOG=log, types=SCORES, optional=("allowed", "bias")) for log in (False, True)]
 _softmax_backward = [Kernel(FILE, "softmax_backward", LOG=log, types=TYPES) for log in (False, True)]
-_norm = [Kernel(FILE, "norm_forward", CENTER=c, types=MIXED, optional=("weight", "bias", "mean"))
+_norm = [Kernel(FILE, "norm_forward", CENTER=c, types=MIXED, optional=("residual", "weight", "bias", "sum", "mean"))
          for c in (False, True)]
 _norm_backward = [
-    Kernel(FILE, "norm_backward", CENTER=c, types=MIXED, optional=("weight", "mean", "weight_parts", "bias_parts"))
+    Kernel(FILE, "norm_backward", CENTER=c, types=MIXED,
+           optional=("weight", "mean", "more", "weight_parts", "bias_parts"))
     for c in (False, True)
 ]
-_cross_entropy = Kernel(FILE, "cross_entropy_forward", types=TYPES)
-_cross_entropy_backward = Kernel(FILE, "cross_entropy_backward", types=TYPES, optional=("scale",))
 
 
 def _threads(columns, itemsize):
@@ -41,7 +43,7 @@ def _threads(columns, itemsize):
     return threads
 
 
-def _launch(rows, columns, itemsize):
+def row_grid(rows, columns, itemsize):
     """(grid, block) for one row per blockDim.x threads."""
     threads = _threads(columns, itemsize)
     together = min(THREADS // 32, rows) if threads == 32 else 1
@@ -49,32 +51,62 @@ def _launch(rows, columns, itemsize):
 
 
 def _mask_rows(mask, shape):
-    """(rows of the mask, rows of x in a run that share one), or None where the mask broadcasts in another pattern."""
+    """How rows of x take rows of the mask: (repeat, rows) of the inner and of the outer run of dimensions that the mask
+    has, which may be 1 between them, as in (batch, 1, queries, keys). None where it broadcasts in another pattern."""
     lead = (1,) * (len(shape) - mask.ndim) + mask.shape
     if len(lead) != len(shape) or lead[-1] != shape[-1]:
         return None
-    own = [i for i in range(len(shape) - 1) if lead[i] != 1]
-    if not own:
-        return 1, 1
-    first, last = own[0], own[-1]
-    if lead[first:last + 1] != shape[first:last + 1]:
+    runs, i = [], len(shape) - 2
+    while i >= 0:
+        if lead[i] == 1:
+            i -= 1
+            continue
+        end = i + 1
+        while i >= 0 and lead[i] == shape[i]:
+            i -= 1
+        if end == i + 1:
+            return None  # neither 1 nor the dimension of x
+        first = i + 1
+        while lead[first] == 1:  # ones of both at the front of a run belong to neither
+            first += 1
+        runs.append((math.prod(shape[end:-1]), math.prod(shape[first:end])))
+    if len(runs) > 2:
         return None
-    return int(np.prod(lead[first:last + 1])), int(np.prod(shape[last + 1:-1]))
+    return (*(runs or [(1, 1)]), (1, 1))[:2]
 
 
-def softmax(x, log=False, scale=1.0, mask=None):
-    """softmax(scale * x), or its logarithm, along the last dimension; False in `mask` takes an element out."""
+def softmax(x, log=False, scale=1.0):
+    """softmax(scale * x), or its logarithm, along the last dimension."""
     if not x.ndim or not fits(x):
         return None
-    columns, repeat = x.shape[-1], (1, 1)
-    if mask is not None:
-        repeat = _mask_rows(mask, x.shape)
-        if repeat is None or mask.dtype != bool or mask.__class__ is not x.__class__ or not mask.flags.c_contiguous:
-            return None
-    y = xp_of(x).empty(x.shape, x.dtype)
+    y, columns = xp_of(x).empty(x.shape, x.dtype), x.shape[-1]
     rows = x.size // columns
-    grid, block = _launch(rows, columns, x.itemsize)
-    _softmax[log](grid, block, x, mask, y, rows, columns, scale, repeat[1], repeat[0])
+    grid, block = row_grid(rows, columns, x.itemsize)
+    _softmax[log](grid, block, x, y, rows, columns, scale)
+    return y
+
+
+def masked_softmax(x, allowed=None, bias=None, scale=1.0, causal=False, log=False, zero=False, dtype=None):
+    """softmax(scale * x + bias) along the last dimension, or its logarithm, rounded to `dtype` (x's).
+
+    False in `allowed` takes an element out; bias is float32; one of them at most, broadcast to x's shape. `causal`: row
+    t of each matrix (the last two dimensions) sees columns 0 to t. A row without elements is NaN, 0 with `zero`.
+    """
+    mask = bias if allowed is None else allowed
+    if x.ndim < 1 + causal or not fits(x) or (allowed is not None and bias is not None):
+        return None
+    runs = ((1, 1), (1, 1))
+    if mask is not None:
+        runs = _mask_rows(mask, x.shape)
+        wanted = F32 if allowed is None else np.bool_
+        if runs is None or mask.dtype != wanted or mask.__class__ is not x.__class__ or not mask.flags.c_contiguous:
+            return None
+    y, columns = xp_of(x).empty(x.shape, dtype or x.dtype), x.shape[-1]
+    rows = x.size // columns
+    grid, block = row_grid(rows, columns, y.itemsize)
+    (inner_repeat, inner_rows), (outer_repeat, outer_rows) = runs
+    _masked[log](grid, block, x, allowed, bias, y, rows, columns, scale, inner_repeat, inner_rows, outer_repeat,
+                 outer_rows, x.shape[-2] if causal else 0, zero)
     return y
 
 
@@ -85,7 +117,7 @@ def softmax_backward(grad, y, log=False, scale=1.0):
     gx = xp_of(y).empty(y.shape, y.dtype)
     columns = y.shape[-1]
     rows = y.size // columns
-    grid, block = _launch(rows, columns, y.itemsize)
+    grid, block = row_grid(rows, columns, y.itemsize)
     _softmax_backward[log](grid, block, grad, y, gx, rows, columns, scale)
     return gx
 
@@ -96,26 +128,31 @@ def _affine_fits(x, columns, *affine):
                for a in given) and len({a.dtype for a in given}) <= 1
 
 
-def norm(x, weight, bias, columns, eps, center):
-    """(y, mean, r): rows of `columns` elements normalized (layer norm if `center`, else RMS), then weight and bias.
+def norm(x, weight, bias, columns, eps, center, residual=None):
+    """(y, mean, r, sum): rows of `columns` elements normalized (layer norm if `center`, else RMS), weight, bias.
 
-    mean (rows, 1), None for RMS norm, and r = 1 / sqrt(variance + eps) (rows, 1) are float32.
+    mean (rows, 1), None for RMS norm, and r = 1 / sqrt(variance + eps) (rows, 1) are float32. With a residual of x's
+    shape it is x + residual that is normalized, rounded; `sum` holds it (None without).
     """
-    if not fits(x) or not _affine_fits(x, columns, weight, bias):
+    if not fits(x, residual) or not _affine_fits(x, columns, weight, bias):
+        return None
+    if residual is not None and residual.shape != x.shape:
         return None
     xp, rows = xp_of(x), x.size // columns
     y = xp.empty(x.shape, x.dtype)
+    total = None if residual is None else xp.empty(x.shape, x.dtype)
     mean = xp.empty((rows, 1), F32) if center else None
     r = xp.empty((rows, 1), F32)
-    grid, block = _launch(rows, columns, x.itemsize)
-    _norm[center](grid, block, x, weight, bias, y, mean, r, rows, columns,
-                  1 / columns, eps)
-    return y, mean, r
+    grid, block = row_grid(rows, columns, x.itemsize)
+    _norm[center](grid, block, x, residual, weight, bias, y, total, mean, r, rows, columns, 1 / columns, eps)
+    return y, mean, r, total
 
 
-def norm_backward(grad, x, weight, mean, r, columns, center):
-    """gx, or (gx, gradient of weight, of bias) with a weight; the last is None for RMS norm."""
-    if not fits(grad, x) or grad.shape != x.shape or not _affine_fits(x, columns, weight):
+def norm_backward(grad, x, weight, mean, r, columns, center, more=None):
+    """gx, or (gx, gradient of weight, of bias) with a weight; the last is None for RMS norm. `more` is added to gx."""
+    if not fits(grad, x, more) or grad.shape != x.shape or not _affine_fits(x, columns, weight):
+        return None
+    if more is not None and more.shape != x.shape:
         return None
     if any(a is not None and (a.dtype != F32 or not a.flags.c_contiguous) for a in (mean, r)):
         return None
@@ -128,41 +165,9 @@ def norm_backward(grad, x, weight, mean, r, columns, center):
     parts = [None, None]
     if weight is not None:
         parts = [xp.empty((blocks, columns), F32), xp.empty((blocks, columns), F32) if center else None]
-    _norm_backward[center]((blocks,), (_threads(columns, x.itemsize), 1), grad, x, weight, mean, r, gx, *parts, rows,
-                           columns, 1 / columns, shared=shared)
+    _norm_backward[center]((blocks,), (_threads(columns, x.itemsize), 1), grad, x, weight, mean, r, more, gx, *parts,
+                           rows, columns, 1 / columns, shared=shared)
     if weight is None:
         return gx
     sums = [None if p is None else column_sums(p, weight.dtype).reshape(weight.shape) for p in parts]
     return gx, *sums
-
-
-def _targets_fit(x, target):
-    return (x.ndim == 2 and target.dtype == np.int64 and target.shape == x.shape[:1] and
-            target.__class__ is x.__class__ and target.flags.c_contiguous)
-
-
-def cross_entropy(x, target, ignore, smoothing):
-    """(loss, log(sum(exp(x)))) of each row of logits (rows, columns), float32; 0 where the target is `ignore`."""
-    if not _targets_fit(x, target) or not fits(x):
-        return None
-    xp, (rows, columns) = xp_of(x), x.shape
-    loss, lse = xp.empty((rows,), F32), xp.empty((rows,), F32)
-    grid, block = _launch(rows, columns, x.itemsize)
-    _cross_entropy(grid, block, x, target, loss, lse, rows, columns, ignore, smoothing,
-                   smoothing / columns)
-    return loss, lse
-
-
-def cross_entropy_backward(grad, x, target, lse, ignore, smoothing, scale=None):
-    """The logits' gradient; `grad` float32 of each row's loss, or one number () for all, times `scale` () if given."""
-    if not _targets_fit(x, target) or not fits(x) or grad.shape not in ((), x.shape[:1]):
-        return None
-    if any(a is not None and (a.dtype != F32 or a.__class__ is not x.__class__ or not a.flags.c_contiguous)
-           for a in (grad, scale, lse)):
-        return None
-    rows, columns = x.shape
-    gx = xp_of(x).empty(x.shape, x.dtype)
-    grid, block = _launch(rows, columns, x.itemsize)
-    _cross_entropy_backward(grid, block, grad, scale, x, target, lse, gx, rows, columns, ignore, smoothing,
-                            smoothing / columns, grad.ndim)
-    return gx

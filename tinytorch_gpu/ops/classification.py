@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from .. import ops
 from ..autograd.operator import Operator, array_of, wide
-from ..backend import dtypes, kernel_rows
+from ..backend import dtypes, errors, kernel_cross_entropy
 from ..backend.device import backend_of
 from ..tensor import Tensor
 from .axes import real_only
@@ -23,23 +23,33 @@ def _classwise(weight, axis, ndim):
 
 
 class _Rows:
-    """The constants of each row: its target, and how much of it is -log p[target] and how much the sum over classes."""
+    """The constants of each row: its target, and how much of it is -log p[target] and how much the sum over classes.
 
-    __slots__ = ("axis", "target", "kept", "weight", "pick", "rest", "mass", "total", "given")
+    Made when a formula asks for one of them: kernels take what was `given`.
+    """
+
+    __slots__ = ("axis", "target", "kept", "weight", "pick", "rest", "mass", "total", "given", "_ignored", "_like")
 
     def __init__(self, xp, x, target, weight, ignore, smoothing, ignored=True):
-        self.given = target, ignore, smoothing
+        self.given, self.weight, self._ignored = (target, ignore, smoothing), weight, ignored
         self.axis = 1 if x.ndim > 1 else 0
-        classes = x.shape[self.axis]
-        self.weight = weight
-        if weight is None and not ignored:  # every row counts as one: numbers instead of arrays
+        self._like = xp, x.shape[self.axis], dtypes.accumulation(x.dtype)
+
+    def __getattr__(self, name):
+        if name not in ("target", "kept", "pick", "rest", "mass", "total"):
+            raise AttributeError(name)
+        self._make()
+        return getattr(self, name)
+
+    def _make(self):
+        (target, ignore, smoothing), (xp, classes, dtype), weight = self.given, self._like, self.weight
+        if weight is None and not self._ignored:  # every row counts as one: numbers instead of arrays
             self.kept, self.target = None, target
             self.pick, self.rest = 1.0 - smoothing, smoothing / classes if smoothing else None
             self.mass, self.total = classes, target.size
             return
         self.kept = target != ignore
         self.target = xp.where(self.kept, target, 0)
-        dtype = dtypes.accumulation(x.dtype)
         own = self.kept.astype(dtype) if weight is None else weight[self.target] * self.kept
         self.pick = own * (1 - smoothing) if smoothing else own
         self.rest = self.kept * dtype.type(smoothing / classes) if smoothing else None
@@ -72,24 +82,24 @@ class CrossEntropy(Operator):
     autocast = "float32"
 
     def fused(node, x, target, weight, ignore, smoothing, reduction, ignored):
-        found = kernel_rows.cross_entropy(x, target, ignore, smoothing) if weight is None else None
+        found = kernel_cross_entropy.forward(x, target, ignore, smoothing) if weight is None else None
         if found is None:
             return None
         loss, total = found
-        rows = node.rows = _Rows(node.xp, x, target, None, ignore, smoothing, ignored)
+        node.rows, node.scale = _Rows(node.xp, x, target, None, ignore, smoothing, ignored), 1.0
         node.save(x, total.reshape(-1, 1))
-        node.scale = rows.share(node.xp) if reduction == "mean" else 1.0
-        if reduction != "none":
-            loss = loss.sum()
+        if reduction == "none":
+            return loss.astype(x.dtype, copy=False)
+        loss, share = kernel_cross_entropy.total(loss, target, ignore, reduction == "mean", x.dtype)
         if reduction == "mean":
-            with dtypes.quiet():
-                loss = loss / rows.total
-        return loss.astype(x.dtype, copy=False)
+            node.scale = share
+        return loss
 
     def forward(node, x, target, weight, ignore, smoothing, reduction, ignored):
         xp = node.xp
         rows = node.rows = _Rows(xp, x, target, weight, ignore, smoothing, ignored)
         axis = rows.axis
+        _report("cross_entropy", x, target, axis, ignore)
         with dtypes.quiet():
             top = kept_max(x, axis)
             shifted = xp.subtract(x, top)
@@ -129,7 +139,7 @@ class CrossEntropyBackward(Operator):
         node.save(grad, x)
         if rows.weight is not None or x.ndim != 2:
             return None
-        return kernel_rows.cross_entropy_backward(wide(grad), x, rows.given[0], total.reshape(-1), *rows.given[1:])
+        return kernel_cross_entropy.backward(wide(grad), x, rows.given[0], total.reshape(-1), *rows.given[1:])
 
     def forward(node, grad, x, total, rows):
         xp = node.xp
@@ -177,6 +187,7 @@ class NLLLoss(Operator):
         xp = node.xp
         rows = node.rows = _Rows(xp, x, target, weight, ignore, 0.0)
         node.like = x.shape
+        _report("nll_loss", x, target, rows.axis, ignore)
         loss = xp.where(rows.kept, -x[_at(xp, rows.target, rows.axis)] * rows.pick, 0)
         node.scale = 1.0
         if reduction == "none":
@@ -208,6 +219,12 @@ class NLLLossBackward(Operator):
         coefficient = node.xp.zeros(array_of(h).shape, rows.pick.dtype)
         coefficient[_at(node.xp, rows.target, rows.axis)] = -rows.pick
         return ops.sum(ops.mul(h, coefficient), rows.axis)
+
+
+def _report(name, x, target, axis, ignore):
+    """Leave a class out of range in the error word of a device; on the CPU `_check_classes` has asked."""
+    if backend_of(target).type != "cpu":
+        errors.check_indices(name, target, 0, x.shape[axis], text=kernel_cross_entropy.OUTSIDE, ignore=ignore)
 
 
 def _check_classes(name, x, target, weight, ignore):
@@ -264,8 +281,8 @@ def cross_entropy(
     """Cross-entropy of logits (batch, classes, d1, ...) or (classes) against class indices or class probabilities.
 
     Indices (int64) have the input's shape without the classes, probabilities its whole shape; `weight` (classes).
-    As torch.nn.functional.cross_entropy. Raises: IndexError for a class out of range (where asking costs no wait for
-    the device), ValueError or RuntimeError for shapes and dtypes that do not fit.
+    As torch.nn.functional.cross_entropy. Raises: IndexError for a class out of range (on a device at the next wait
+    for it), ValueError or RuntimeError for shapes and dtypes that do not fit.
     """
     name = "cross_entropy"
     reduction = reduction_of(name, reduction, size_average, reduce)
@@ -301,8 +318,8 @@ def cross_entropy(
 def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean"):
     """-input[target], from log-probabilities (batch, classes, d1, ...) or (classes); `weight` (classes).
 
-    As torch.nn.functional.nll_loss. Raises: IndexError for a class out of range (where asking costs no wait for the
-    device), ValueError or RuntimeError for shapes and dtypes that do not fit.
+    As torch.nn.functional.nll_loss. Raises: IndexError for a class out of range (on a device at the next wait for
+    it), ValueError or RuntimeError for shapes and dtypes that do not fit.
     """
     name = "nll_loss"
     reduction = reduction_of(name, reduction, size_average, reduce)

@@ -1,7 +1,8 @@
-"""Normalization to zero mean and unit variance: layer, group, instance and batch norm; RMS norm without the mean.
+"""Normalization to zero mean and unit variance: layer norm, and RMS norm without the mean.
 
-All are one function of x over some dimensions: xhat = (x - m(x)) r with r = 1 / sqrt(m((x - m(x))^2) + eps), then
-weight and bias. Its derivative P v = r (v - m(v) - xhat m(v xhat)) is symmetric, which makes the second order short.
+These and those of channels (channel_normalization.py) are one function of x over some dimensions:
+xhat = (x - m(x)) r with r = 1 / sqrt(m((x - m(x))^2) + eps), then weight and bias. Its derivative
+P v = r (v - m(v) - xhat m(v xhat)) is symmetric, which makes the second order short.
 Mean and r are saved beside x as numbers that no derivative goes through: derivatives start from x.
 """
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes, kernel_rows
-from ..backend.device import xp_of
 from .axes import real_only
 from .registry import public
 from .sums import along_rows, kept_sum, sum_leading, weighted_rows
@@ -55,6 +55,16 @@ class Layout:
         square = self.squares(xp, x, x) * (1 / self.size)
         return x, mean, square, 1 / xp.sqrt(square + self.eps)
 
+    def normalize(self, xp, x, weight, bias):
+        """x normalized, times weight, plus bias; the mean, the mean square, and r."""
+        apart, mean, square, r = self.statistics(xp, x.reshape(self.view))
+        factor = r if weight is None or self.by_row else r * weight.reshape(1, -1, 1)
+        y = xp.multiply(apart, factor, out=apart) if self.center else apart * factor
+        y = y.reshape(x.shape)
+        if weight is not None and self.by_row:
+            xp.multiply(y, weight.reshape(self.affine), out=y)
+        return y if bias is None else xp.add(y, bias.reshape(self.affine), out=y), mean, square, r
+
 
 class _Normalize(Operator):
     """xhat * weight + bias."""
@@ -69,36 +79,24 @@ class _Normalize(Operator):
         if found is None:
             return None
         node.layout = layout
-        y, mean, r = found
+        y, mean, r, _ = found
         node.save(x, weight, mean, r)
         return y
 
     def forward(node, x, weight, bias, layout, measured=None):
-        xp = node.xp
         node.layout = layout
-        seen = x.reshape(layout.view)
         with dtypes.quiet():
-            apart, mean, square, r = layout.statistics(xp, seen)
+            y, mean, square, r = layout.normalize(node.xp, x, weight, bias)
             node.save(x, weight, mean, r)
             if measured is not None:
                 measured.update(mean=mean.reshape(-1), variance=square.reshape(-1))
-            fresh = layout.center
-            if weight is not None and not layout.by_row:
-                r = r * weight.reshape(1, -1, 1)
-            y = xp.multiply(apart, r, out=apart) if fresh else apart * r
-            y = y.reshape(x.shape)
-            if weight is not None and layout.by_row:
-                xp.multiply(y, weight.reshape(layout.affine), out=y)
-            return y if bias is None else xp.add(y, bias.reshape(layout.affine), out=y)
+            return y
 
     def backward(node, grad):
         x, weight, mean, r = node.saved
         params = dict(layout=node.layout, mean=mean, r=r)
         if weight is None:
-            gb = None
-            if node.need(2):
-                gb = ops.sum_to_size(grad, _padded(node.layout, array_of(x).ndim))
-                gb = ops.reshape(gb, node.layout.affine if node.layout.by_row else (-1,))
+            gb = bias_gradient(grad, node.layout) if node.need(2) else None
             return NormalizeBackward.apply(grad, x, **params), None, gb
         return NormalizeBackward.apply(grad, x, weight, **params)
 
@@ -132,30 +130,35 @@ class GroupNorm(_Normalize):
 class NormalizeBackward(Operator):
     """P(grad * weight), and with a weight its gradient sum(grad * xhat) and the bias's sum(grad).
 
-    In few passes: layer norm of (2048, 128) takes seven over the array and three matrix-vector products.
+    `more` is added to the first: the gradient that comes to x on another way. In few passes: layer norm of (2048, 128)
+    takes seven over the array and three matrix-vector products.
     """
 
     __slots__ = ("layout",)
     opmath = True
 
-    def fused(node, grad, x, weight=None, *, layout, mean, r):
+    def fused(node, grad, x, weight=None, more=None, *, layout, mean, r):
         node.save(grad, x, weight)
         node.layout = layout
         if not layout.by_row:
             return None
-        found = kernel_rows.norm_backward(grad, x, weight, mean, r, layout.size, layout.center)
+        found = kernel_rows.norm_backward(grad, x, weight, mean, r, layout.size, layout.center, more)
         if found.__class__ is tuple and found[2] is None:  # RMS norm has no bias
             return (*found[:2], node.xp.zeros_like(found[1]))
         return found
 
-    def forward(node, grad, x, weight=None, *, layout, mean, r):
+    def forward(node, grad, x, weight=None, more=None, *, layout, mean, r):
         xp = node.xp
         node.save(grad, x, weight)
         node.layout = layout
         g, seen = grad.reshape(layout.view), x.reshape(layout.view)
         with dtypes.quiet():
             apart = xp.subtract(seen, mean) if layout.center else seen.copy()
-            return (node.rows if layout.by_row else node.channels)(xp, g, apart, weight, r, x.shape)
+            out = (node.rows if layout.by_row else node.channels)(xp, g, apart, weight, r, x.shape)
+            if more is not None:
+                gx = out if weight is None else out[0]
+                xp.add(gx, more, out=gx)
+            return out
 
     def rows(node, xp, g, apart, weight, r, shape):
         layout, n = node.layout, node.layout.size
@@ -206,11 +209,17 @@ class NormalizeBackward(Operator):
         gx = ops.neg(ops.add(ops.mul(r, ops.add(ops.mul(b, ph), ops.mul(a, pg))),
                              ops.mul(ops.mul(ops.mul(r, r), xhat), c)))
         if w is None:
-            return ph, gx
+            return (ph, gx, None, h)[:len(node.edges)]
         k, l = ops.reshape(k, layout.affine), ops.reshape(l, layout.affine)  # noqa: E741
         ggrad = ops.add(ops.add(ops.mul(w, ph), ops.mul(xhat, k)), l)
         gw = ops.reshape(ops.sum_to_size(ops.mul(grad, ph), _padded(layout, array_of(x).ndim)), array_of(weight).shape)
-        return ggrad, ops.add(gx, project(ops.mul(grad, k))), gw
+        return (ggrad, ops.add(gx, project(ops.mul(grad, k))), gw, h)[:len(node.edges)]
+
+
+def bias_gradient(grad, layout):
+    """The gradient of a bias beside no weight."""
+    gb = ops.sum_to_size(grad, _padded(layout, array_of(grad).ndim))
+    return ops.reshape(gb, layout.affine if layout.by_row else (-1,))
 
 
 def _padded(layout, ndim):
@@ -230,7 +239,7 @@ def _normalized(x, layout):
     return ops.mul(x, r), r
 
 
-def _fits(name, array, shape, other, what):
+def affine_fits(name, array, shape, other, what):
     """Check weight or bias (or running statistics): its shape and dtype."""
     if other is None:
         return
@@ -242,19 +251,14 @@ def _fits(name, array, shape, other, what):
                            f"{dtypes.of(o).name}: convert one")
 
 
-def _channels_fit(name, array, **others):
-    for what, other in others.items():
-        _fits(name, array, array.shape[1:2], other, what)
-
-
-def _floating(name, array):
+def floating(name, array):
     real_only(name, array)
     if array.dtype.kind in "biu":
         raise NotImplementedError(f"[{name}] not implemented for {dtypes.of(array).name}: the input must be floating "
                                   "point")
 
 
-def _last(name, array, normalized_shape, center, eps):
+def last_dimensions(name, array, normalized_shape, center, eps):
     """The layout of layer and RMS norm."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape:
@@ -275,10 +279,10 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     As torch.nn.functional.layer_norm (Ba et al. 2016). Raises: RuntimeError for shapes or dtypes that do not fit.
     """
     array = array_of(input)
-    _floating("layer_norm", array)
-    shape, layout = _last("layer_norm", array, normalized_shape, True, eps)
-    _fits("layer_norm", array, shape, weight, "weight")
-    _fits("layer_norm", array, shape, bias, "bias")
+    floating("layer_norm", array)
+    shape, layout = last_dimensions("layer_norm", array, normalized_shape, True, eps)
+    affine_fits("layer_norm", array, shape, weight, "weight")
+    affine_fits("layer_norm", array, shape, bias, "bias")
     return LayerNorm.apply(input, weight, bias, layout=layout)
 
 
@@ -290,139 +294,9 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
     Raises: RuntimeError for shapes or dtypes that do not fit.
     """
     array = array_of(input)
-    _floating("rms_norm", array)
+    floating("rms_norm", array)
     if eps is None:
         eps = float(dtypes.limits(dtypes.accumulation(array.dtype)).eps)
-    shape, layout = _last("rms_norm", array, normalized_shape, False, eps)
-    _fits("rms_norm", array, shape, weight, "weight")
+    shape, layout = last_dimensions("rms_norm", array, normalized_shape, False, eps)
+    affine_fits("rms_norm", array, shape, weight, "weight")
     return RMSNorm.apply(input, weight, None, layout=layout)
-
-
-def _channel_shape(ndim, channels):
-    return (channels,) + (1,) * (ndim - 2)
-
-
-@public(functional=True)
-def batch_norm(
-    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-):
-    """Each channel of (batch, channels, ...) less its mean, over its standard deviation, times weight plus bias.
-
-    Training takes the statistics of the batch and moves the running ones (variance unbiased) in place by `momentum`;
-    else the running ones are used. As torch.nn.functional.batch_norm (Ioffe and Szegedy 2015). Raises: ValueError for
-    one value per channel in training, RuntimeError for shapes or dtypes that do not fit.
-    """
-    name = "batch_norm"
-    array = array_of(input)
-    _floating(name, array)
-    if array.ndim < 2:
-        raise RuntimeError(f"[{name}] expected input (batch, channels, ...), got shape {list(array.shape)}")
-    batch, channels = array.shape[:2]
-    inner = math.prod(array.shape[2:])
-    _channels_fit(name, array, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    affine = _channel_shape(array.ndim, channels)
-    if not training:
-        if running_mean is None or running_var is None:
-            raise RuntimeError(f"[{name}] Expected running_mean and running_var to be defined when training=False")
-        return _by_running(input, running_mean, running_var, weight, bias, eps, affine)
-    count = batch * inner
-    if count == 0:  # an empty batch has no statistics: the running ones stay, as in PyTorch
-        xp = xp_of(array)
-        kind = array.dtype
-        return _by_running(input, xp.zeros(channels, kind), xp.ones(channels, kind), weight, bias, eps, affine)
-    if count == 1:
-        raise ValueError(f"[{name}] Expected more than 1 value per channel when training, got input size "
-                         f"{list(array.shape)}")
-    over = (0, *range(2, array.ndim))
-    layout = Layout(over, affine, (batch, channels, inner), False, True, eps)
-    measured = {} if running_mean is not None or running_var is not None else None
-    out = BatchNorm.apply(input, weight, bias, layout=layout, measured=measured)
-    if running_mean is not None:
-        _move(running_mean, measured["mean"], momentum)
-    if running_var is not None:
-        _move(running_var, measured["variance"] * (count / (count - 1)), momentum)
-    return out
-
-
-def _move(running, value, momentum):
-    """running = (1 - momentum) * running + momentum * value, in place and outside of the graph."""
-    memory = array_of(running)
-    memory[...] = (memory * (1 - momentum) + value * momentum).astype(memory.dtype)
-    if running is not memory:
-        running._bump()
-
-
-def _by_running(input, mean, var, weight, bias, eps, affine):
-    """With given statistics it is one scale and one shift for each channel."""
-    dtype = array_of(input).dtype
-    scale = ops.rsqrt(ops.add(ops.cast(array_of(var), dtypes.accumulation(dtype)), eps))
-    scale = scale if weight is None else ops.mul(scale, weight)
-    shift = ops.neg(ops.mul(array_of(mean), scale))
-    shift = shift if bias is None else ops.add(shift, bias)
-    return ops.cast(ops.add(ops.mul(input, ops.reshape(scale, affine)), ops.reshape(shift, affine)), dtype)
-
-
-def _affine(out, weight, bias, affine):
-    if weight is not None:
-        out = ops.mul(out, ops.reshape(weight, affine))
-    return out if bias is None else ops.add(out, ops.reshape(bias, affine))
-
-
-def _grouped(input, groups, eps, measured=None):
-    """Each group of channels of each sample normalized."""
-    shape = array_of(input).shape
-    view = (shape[0] * groups, math.prod(shape[1:]) // max(groups, 1))
-    layout = Layout((1,), (1,), view, True, True, eps)
-    rows = ops.reshape(input, view)
-    return ops.reshape(GroupNorm.apply(rows, None, None, layout=layout, measured=measured), shape)
-
-
-@public(functional=True, autocast="float32")
-def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
-    """Each of `num_groups` groups of channels of a sample (batch, channels, ...) normalized; weight, bias (channels).
-
-    As torch.nn.functional.group_norm (Wu and He 2018). Raises: RuntimeError when the groups do not divide the channels.
-    """
-    name = "group_norm"
-    array = array_of(input)
-    _floating(name, array)
-    if array.ndim < 2:
-        raise RuntimeError(f"[{name}] Expected at least 2 dimensions for input tensor but received {array.ndim}")
-    channels = array.shape[1]
-    if num_groups <= 0 or channels % num_groups:
-        raise RuntimeError(f"[{name}] Expected number of channels in input to be divisible by num_groups, but got "
-                           f"input of shape {list(array.shape)} and num_groups={num_groups}")
-    _channels_fit(name, array, weight=weight, bias=bias)
-    affine = _channel_shape(array.ndim, channels)
-    return ops.cast(_affine(_grouped(input, num_groups, eps), weight, bias, affine), array.dtype)
-
-
-@public(functional=True)
-def instance_norm(
-    input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, eps=1e-5
-):
-    """Each channel of each sample (batch, channels, ...) normalized over its positions.
-
-    Running statistics, where given, move by `momentum` towards the batch's average and are used instead where
-    `use_input_stats` is False. As torch.nn.functional.instance_norm (Ulyanov et al. 2016). Raises: ValueError for one
-    position only, RuntimeError for shapes or dtypes that do not fit.
-    """
-    name = "instance_norm"
-    array = array_of(input)
-    _floating(name, array)
-    if not use_input_stats:
-        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    if array.ndim < 3 or math.prod(array.shape[2:]) <= 1:
-        raise ValueError(f"[{name}] Expected more than 1 spatial element when training, got input size "
-                         f"{list(array.shape)}")
-    batch, channels = array.shape[:2]
-    _channels_fit(name, array, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    measured = {}
-    out = _grouped(input, channels, eps, measured)
-    count = math.prod(array.shape[2:])
-    if running_mean is not None:
-        _move(running_mean, measured["mean"].reshape(batch, channels).mean(axis=0), momentum)
-    if running_var is not None:
-        unbiased = measured["variance"].reshape(batch, channels).mean(axis=0) * (count / (count - 1))
-        _move(running_var, unbiased, momentum)
-    return ops.cast(_affine(out, weight, bias, _channel_shape(array.ndim, channels)), array.dtype)
