@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def arguments(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="sections to run, with commas")
     parser.add_argument("--skip", help="sections to leave out, with commas")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, within 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, no torch.compile, within 5 minutes")
     parser.add_argument("--minutes", type=float, help=f"limit of the whole run ({MINUTES}, with --quick 5)")
     parser.add_argument("--device", choices=("cuda", "sim"), default="cuda")
     parser.add_argument("--out", type=Path, help="folder of gpu.json and gpu.md (bench/results)")
@@ -152,4 +153,5 @@ def one(args) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: what was started is ended as well
     sys.exit(main())

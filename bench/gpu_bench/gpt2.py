@@ -37,7 +37,7 @@ def run(job) -> None:
 def _compare(job, both, sizes, dtype, batch):
     """Each contender alone for its peak memory, then all in turn; one that does not fit is named and left out."""
     ways = [(side, False) for side in both]
-    if not job.sim:
+    if not job.quick:  # compiling takes a minute for each size
         ways += [(side, True) for side in both if side.t.__name__ == "torch"]
     tokens = batch * sizes["context"]
     shape = f"B{batch}xT{sizes['context']}"
@@ -74,6 +74,9 @@ def _compare(job, both, sizes, dtype, batch):
                 kernels=kernels, **{"peak MiB": None if peak is None else round(peak / 2**20)})
     runs.clear()
     _tidy(both)
+    for side, compiled in ways:
+        if compiled:
+            side.t.compiler.reset()  # or it gives up compiling after 8 sizes
 
 
 def _make(side, sizes, dtype, batch, compiled):

@@ -101,7 +101,8 @@ CASES = [
          lambda t, x, w, b: t.nn.functional.layer_norm(x, (x.shape[-1],), w, b), 2, 3),
     Case("rms_norm", "rows", _scaled, lambda t, x, w: t.nn.functional.rms_norm(x, (x.shape[-1],), w), 2, 3),
     Case("sum_rows", "rows", _x, lambda t, x: t.sum(x, 0), 1, 1),
-    Case("cross_entropy", "loss", _classes, lambda t, x, y: t.nn.functional.cross_entropy(x, y), 1, 2, columns=50304),
+    Case("cross_entropy", "loss", _classes, lambda t, x, y: t.nn.functional.cross_entropy(x, y), 1, 2,
+         rows=4096, columns=50304),
     Case("index_select", "loss", _picked, lambda t, x, i: t.index_select(x, 0, i), 2, 2),
     Case("embedding", "loss", _table, lambda t, w, i: t.nn.functional.embedding(i, w), 2, 1, rows=32768, columns=768),
 ]

@@ -41,8 +41,8 @@ def _case(job, clock, both, rate, case, dtype):
     for side in both:
         fn = case.ours if side.t.__name__ != "torch" or case.theirs is None else case.theirs
         ways = {side.name: fn}
-        if side.t.__name__ == "torch" and not job.sim:
-            ways["torch.compile"] = side.t.compile(fn)
+        if side.t.__name__ == "torch" and not job.quick:  # seconds of compiling for each
+            ways["torch.compile"] = side.t.compile(fn, dynamic=False)
         inputs = [side.tensor(a, dtype, a.dtype.kind == "f" and i not in case.constants) for i, a in enumerate(arrays)]
         for by, way in ways.items():
             forward[by] = Contender(lambda _, s=side, f=way, x=inputs: f(s.t, *x))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 
 import numpy as np
 
@@ -67,6 +68,11 @@ def both(device: str) -> list[Side]:
     return [side for side in (ours(device), theirs(device)) if side is not None]
 
 
+BLOCK = 1 << 20
+
+
 def draw(rng, shape, scale=1.0):
-    """Normal numbers, float32."""
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
+    """Normal numbers, float32; beyond a million they repeat, on which no time depends (200 million take 4 s to draw)."""
+    size = math.prod(shape)
+    values = (rng.standard_normal(min(size, BLOCK)) * scale).astype(np.float32)
+    return np.resize(values, shape) if size > BLOCK else values.reshape(shape)

@@ -14,7 +14,7 @@ class Trainer:
     def __init__(self, side, model, dtype, lr, clip=1.0, compiled=False):
         self.side, self.model, self.dtype, self.clip = side, model, dtype, clip
         t = side.t
-        self.forward = t.compile(self._loss) if compiled else self._loss
+        self.forward = t.compile(self._loss, dynamic=False) if compiled else self._loss
         best = {"fused": True} if side.device == "cuda" and t.__name__ == "torch" else {}
         self.optimizer = t.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, **best)
         self.scaler = t.amp.GradScaler(side.device) if dtype == "float16" else None
