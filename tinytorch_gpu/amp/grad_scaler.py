@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from ..autograd.modes import no_grad
 from ..backend import dtypes
@@ -89,16 +90,17 @@ class GradScaler:
         self._init_scale, self._init_growth_tracker = float(init_scale), 0
         self._growth_factor, self._backoff_factor = float(growth_factor), float(backoff_factor)
         self._growth_interval = int(growth_interval)
-        self._scale: Tensor | None = None  # made where the first output is
-        self._growth_tracker: Tensor | None = None
+        self._scale: Tensor | None = None  # made where the first output is, as is _growth_tracker
+        self._growth_tracker: Any = None
         self._progress: dict[int, _Progress] = {}
 
     def _of(self, optimizer) -> _Progress:
         return self._progress.setdefault(id(optimizer), _Progress())
 
     def _begun(self, name) -> Tensor:
-        _require(self._scale is not None, f"Attempted {name} but _scale is None: use scaler.scale(loss or outputs) "
-                                          "earlier in the iteration")
+        if self._scale is None:
+            raise AssertionError(f"[GradScaler] Attempted {name} but _scale is None: use scaler.scale(loss or outputs) "
+                                 "earlier in the iteration")
         return self._scale
 
     def scale(self, outputs):
@@ -128,8 +130,8 @@ class GradScaler:
                 if p.grad is None:
                     continue
                 if not half and p.grad.dtype is dtypes.float16:
-                    raise ValueError("[GradScaler] Attempting to unscale FP16 gradients: they could not hold them; keep "
-                                     "float32 parameters under autocast, or leave unscale_ out")
+                    raise ValueError("[GradScaler] Attempting to unscale FP16 gradients: they could not hold them; "
+                                     "keep float32 parameters under autocast, or leave unscale_ out")
                 places.setdefault(p.device, []).append(p.grad)
         found = {}
         for where, grads in places.items():
@@ -149,7 +151,7 @@ class GradScaler:
             raise RuntimeError("[GradScaler] unscale_() has already been called on this optimizer since the last "
                                "update()")
         if progress.stage is _Stage.STEPPED:
-            raise RuntimeError("[GradScaler] unscale_() is being called after step(): call it before, or update() first")
+            raise RuntimeError("[GradScaler] unscale_() is being called after step(): call it before")
         progress.found = self._check(optimizer, _inverse(scale), half=False)
         progress.stage = _Stage.UNSCALED
 

@@ -2,13 +2,14 @@
 
 Kernels find the tensors through tables of addresses on the device. A table is a function of the numbers in it alone, so
 tables are kept by their contents: as long as tensors stay where they are, nothing is uploaded. An upload goes through
-CuPy's pinned buffers, in the order of the stream; the host does not wait for it.
+CuPy's pinned buffers, in the order of the stream; the host does not wait for it (but once, while a graph is captured).
 
 `found`, `factor`, `scale` (float32) and `tracker` (int32) are arrays of one element on the device. A `found` that is
 not 0 leaves parameters, state and step counts as they are.
 """
 from __future__ import annotations
 
+import atexit
 import math
 
 import numpy as np
@@ -36,19 +37,37 @@ _sgd = {(v, m): Kernel(FILE, "sgd", types=PAIRS, optional=("scale", "found", "st
 _update_scale = Kernel(FILE, "update_scale")
 
 _tables: dict[tuple, tuple] = {}
+_captured: dict[tuple, tuple] = {}  # for CUDA graphs, which read them at each replay: never given up
+atexit.register(_tables.clear)  # device memory goes while its allocator is still there
+atexit.register(_captured.clear)
 
 
 def _uploaded(like, numbers, make):
     """`make(numbers)`, host arrays, as arrays on the device of `like`; made once for each device, stream and numbers
     (another stream could not know whether the upload is done)."""
     backend = backend_of(like)
-    key = (backend.device_of(like), backend.xp.cuda.get_current_stream().ptr, make, numbers)
-    found = _tables.get(key)
+    where, stream = backend.device_of(like), backend.xp.cuda.get_current_stream()
+    if stream.is_capturing():
+        tables, key = _captured, (where, make, numbers)
+    else:
+        tables, key = _tables, (where, stream.ptr, make, numbers)
+    found = tables.get(key)
     if found is None:
-        if len(_tables) >= REMEMBERED:
-            _tables.clear()
-        index = key[0].index
-        found = _tables[key] = tuple(backend.from_host(table, index) for table in make(numbers))
+        if len(tables) >= REMEMBERED and tables is _tables:
+            tables.clear()
+        found = tables[key] = (_beside if tables is _captured else _upload)(backend, where.index, make(numbers))
+    return found
+
+
+def _upload(backend, index, tables):
+    return tuple(backend.from_host(table, index) for table in tables)
+
+
+def _beside(backend, index, tables):
+    """On a stream of its own: the graph would repeat the copy from host memory that is gone by then."""
+    with backend.xp.cuda.Stream(non_blocking=True) as stream:
+        found = _upload(backend, index, tables)
+        stream.synchronize()
     return found
 
 

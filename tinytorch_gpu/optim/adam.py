@@ -82,9 +82,9 @@ class Adam(FlatOptimizer):
         betas = tuple(float(b) for b in group["betas"])
         multi.advance(lists.steps, found, lists.corrections, betas)
         lr, eps, decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
-        lists.run(lambda grads: multi.adam(
-            lists.tables, grads, lists.corrections, lr, betas, eps, decay, group["decoupled_weight_decay"], scale, found,
-            bool(group["maximize"])), scale)
+        decoupled, maximize = group["decoupled_weight_decay"], bool(group["maximize"])
+        lists.run(lambda grads: multi.adam(lists.tables, grads, lists.corrections, lr, betas, eps, decay, decoupled,
+                                           scale, found, maximize), scale)
 
     def _run_formula(self, blocks, group, scale, found):
         if group["capturable"] and blocks.on_host:

@@ -2,7 +2,7 @@
 
 The tables of addresses are kept (backend/kernel_multi_tensor.py). Parameters and state stay where they are; gradients
 do too after `zero_grad(set_to_none=False)`, and then nothing at all is uploaded: a step that is captured into a CUDA
-graph must keep its gradients like that. With `set_to_none=True` they get new memory, mostly that of the step before
+graph should keep its gradients like that. With `set_to_none=True` they get new memory, mostly that of the step before
 from the pool; other addresses are one small upload, for which the host does not wait.
 """
 from __future__ import annotations
