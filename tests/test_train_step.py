@@ -16,8 +16,9 @@ OPTIMIZERS = {
     "Adam": lambda p: optim.Adam(p, lr=0.01),
     "AdamW": lambda p: optim.AdamW(p, lr=0.01),
     "AMSGrad": lambda p: optim.AdamW(p, lr=0.01, amsgrad=True),
-    "AdamW of two groups": lambda p: optim.AdamW([
-        {"params": [q for q in p if q.ndim > 1]}, {"params": [q for q in p if q.ndim < 2], "weight_decay": 0.0}], lr=0.01),
+    "AdamW of two groups": lambda p: optim.AdamW(
+        [{"params": [q for q in p if q.ndim > 1]},
+         {"params": [q for q in p if q.ndim < 2], "weight_decay": 0.0}], lr=0.01),
 }
 
 

@@ -9,7 +9,7 @@ from ..autograd.modes import no_grad
 from ..backend import dtypes
 from ..backend.device import xp_of
 from ..ops import cat, tensor
-from ..optim.gradients import multiply, norm_and_clip
+from ..optim.gradients import multiply, norm_by_kernels
 from ..tensor import Tensor, make
 
 __all__ = [
@@ -49,8 +49,8 @@ def get_total_norm(tensors, norm_type: float = 2.0, error_if_nonfinite: bool = F
     p = float(norm_type)
     if not tensors:
         return tensor(0.0)
-    if p == 2.0 and (fused := norm_and_clip(tensors)) is not None:
-        return _finite(make(fused[0]), p, error_if_nonfinite)
+    if p == 2.0 and (norm := norm_by_kernels(tensors)) is not None:
+        return _finite(make(norm), p, error_if_nonfinite)
     first = tensors[0].device
     sums = [_power_sum((t if t.device == first else t.to(device=first))._array, p) for t in tensors]
     xp = xp_of(sums[0])
@@ -81,14 +81,10 @@ def clip_grads_with_norm_(parameters, max_norm: float, total_norm: Tensor, forea
 
 
 def _scale(grads, max_norm, total_norm):
-    # always multiplied, so that the host need not know whether the norm is too large
     with dtypes.quiet():  # an infinite norm makes NaN of infinite gradients, as in PyTorch
         norm = total_norm.detach()._array
+        # always multiplied, so that the host need not know whether the norm is too large
         factor = make(xp_of(norm).asarray(xp_of(norm).minimum(max_norm / (norm + 1e-6), 1.0)))
-    _multiply(grads, factor)
-
-
-def _multiply(grads, factor):
     places: dict = {}
     for g in grads:
         places.setdefault(g.device, []).append(g)
@@ -105,10 +101,8 @@ def clip_grad_norm_(parameters, max_norm: float, norm_type: float = 2.0, error_i
     Raises: RuntimeError for a norm that is NaN or infinite, if `error_if_nonfinite`.
     """
     grads = _grads(parameters)
-    if grads and float(norm_type) == 2.0 and (fused := norm_and_clip(grads, float(max_norm))) is not None:
-        total = _finite(make(fused[0]), 2.0, error_if_nonfinite)
-        _multiply(grads, make(fused[1]))
-        return total
+    if norm_type == 2.0 and not error_if_nonfinite and (norm := norm_by_kernels(grads, float(max_norm))) is not None:
+        return make(norm)
     total = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     _scale(grads, float(max_norm), total)
     return total

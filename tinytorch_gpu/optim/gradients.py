@@ -11,7 +11,7 @@ from ..backend import dtypes
 from ..backend import kernel_multi_tensor as multi
 from ..backend.device import xp_of
 
-__all__ = ["multiply", "norm_and_clip"]
+__all__ = ["multiply", "norm_by_kernels"]
 
 
 def _lists(grads):
@@ -58,8 +58,9 @@ def _multiply(array, factor, found):
         xp.maximum(found, (~xp.isfinite(wide).all()).astype(found.dtype), out=found)
 
 
-def norm_and_clip(grads, max_norm=math.inf):
-    """(2-norm of all tensors together, factor that clips it to `max_norm`), or None where the kernels do not fit."""
+def norm_by_kernels(grads, max_norm=None):
+    """The 2-norm of all tensors together; with `max_norm` they are scaled down to it, where it is larger. None, and
+    nothing is done, where the kernels do not fit."""
     if len({g.device for g in grads}) != 1:
         return None
     lists, rest = _lists(grads)
@@ -69,6 +70,13 @@ def norm_and_clip(grads, max_norm=math.inf):
     parts = xp_of(grads[0]._array).empty(blocks, dtype=dtypes.float32.np)
     start = 0
     for kernel in lists:
-        multi.unscale(kernel, parts=parts[start:start + kernel.blocks] if kernel.blocks else None)
+        if kernel.blocks:
+            multi.unscale(kernel, parts=parts[start:start + kernel.blocks])
         start += kernel.blocks
-    return multi.finish_norm(parts, max_norm)
+    norm, factor = multi.finish_norm(parts, math.inf if max_norm is None else max_norm)
+    if max_norm is not None:  # always, so that the host need not know: the kernel does nothing for a factor of 1
+        for kernel in lists:
+            multi.unscale(kernel, factor)
+        for g in grads:
+            g._bump()
+    return norm
