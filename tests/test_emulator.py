@@ -455,6 +455,29 @@ def test_without_the_hand_written_switch_results_are_the_same():
     assert len(set(results(start("fast"), start("fast", TINYTORCH_EMULATOR_FIBERS="ucontext")))) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_process_launches_and_ends_endless_loops():
+    """The thread that ends them does not live on in a forked process: it is started again."""
+    code = """
+import os, sys, time, numpy as np
+from tinytorch_gpu.backend.simulated import xp
+from tinytorch_gpu.backend.simulated.emulator import KernelFault, Module
+k = Module("__global__ void k(volatile int* x) { while (*x) {} *x = 2; }").get_function("k")
+x = xp.zeros(1, np.int32)
+k((1,), (1,), (x,))
+time.sleep(0.5)  # the watching thread has gone to sleep
+if os.fork() == 0:
+    try:
+        k.launch((1,), (1,), (x,), seconds=0.3)
+    except KernelFault as e:
+        os._exit(7 if e.fault.kind == "endless" else 1)
+    os._exit(2)
+print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr
+
+
 def test_two_processes_build_at_once_and_a_damaged_entry_is_made_again(tmp_path):
     env = {"TINYTORCH_CACHE": str(tmp_path)}
     first = results(start("fast", **env), start("fast", **env))
