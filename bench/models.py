@@ -82,8 +82,16 @@ def gpt(t, rng):
 
 
 def make_gpt2(t, vocabulary=50304, layers=12, width=768, heads=12, context=1024):
-    """GPT-2 (124M parameters as given): pre-norm blocks, GELU by tanh, the output layer shares the token embedding."""
+    """GPT-2 (124M parameters as given): pre-norm blocks, GELU by tanh, the output layer shares the token embedding.
+
+    Where the library has `bias_act`, the bias before the GELU is added by it; PyTorch's linear does that by itself.
+    """
     nn, f = t.nn, t.nn.functional
+
+    def activated(linear, x):
+        if hasattr(f, "bias_act"):
+            return f.bias_act(f.linear(x, linear.weight), linear.bias, "gelu_tanh")
+        return f.gelu(linear(x), approximate="tanh")
 
     class Block(nn.Module):
         def __init__(self):
@@ -98,7 +106,7 @@ def make_gpt2(t, vocabulary=50304, layers=12, width=768, heads=12, context=1024)
             q, k, v = (z.reshape(b, n, heads, c // heads).transpose(1, 2) for z in (q, k, v))
             a = f.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(a.transpose(1, 2).reshape(b, n, c))
-            return x + self.down(f.gelu(self.up(self.norm2(x)), approximate="tanh"))
+            return x + self.down(activated(self.up, self.norm2(x)))
 
     class Gpt2(nn.Module):
         def __init__(self):

@@ -75,6 +75,25 @@ def _torch_rotary(t, x, cos, sin):
     return t.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
+def _summed(draw, rng, rows, columns):
+    return draw(rng, (rows, columns)), draw(rng, (rows, columns)), draw(rng, (columns,)) + 1, draw(rng, (columns,))
+
+
+def _torch_add_layer_norm(t, x, r, w, b):
+    total = x + r
+    return t.nn.functional.layer_norm(total, (x.shape[-1],), w, b), total
+
+
+def _torch_add_rms_norm(t, x, r, w, b):
+    total = x + r
+    return t.nn.functional.rms_norm(total, (x.shape[-1],), w), total
+
+
+def _heads(draw, rng, rows, columns):
+    """Queries, keys and values (batch 4, heads of 64, rows / 4, 64)."""
+    return tuple(draw(rng, (4, columns // 64, rows // 4, 64)) for _ in range(3))
+
+
 def _act(name):
     return lambda t, x: getattr(t.nn.functional, name)(x)
 
@@ -100,6 +119,14 @@ CASES = [
     Case("layer_norm", "rows", _weighted,
          lambda t, x, w, b: t.nn.functional.layer_norm(x, (x.shape[-1],), w, b), 2, 3),
     Case("rms_norm", "rows", _scaled, lambda t, x, w: t.nn.functional.rms_norm(x, (x.shape[-1],), w), 2, 3),
+    Case("add_layer_norm", "rows", _summed,
+         lambda t, x, r, w, b: t.nn.functional.add_layer_norm(x, r, (x.shape[-1],), w, b), 4, 4, _torch_add_layer_norm),
+    Case("add_rms_norm", "rows", _summed,
+         lambda t, x, r, w, b: t.nn.functional.add_rms_norm(x, r, (x.shape[-1],), w), 4, 4, _torch_add_rms_norm,
+         constants=(3,)),
+    Case("attention", "rows", _heads,
+         lambda t, q, k, v: t.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True), 4, 8, rows=4096,
+         columns=768),
     Case("sum_rows", "rows", _x, lambda t, x: t.sum(x, 0), 1, 1),
     Case("cross_entropy", "loss", _classes, lambda t, x, y: t.nn.functional.cross_entropy(x, y), 1, 2,
          rows=4096, columns=50304),

@@ -72,7 +72,7 @@ BLOCK = 1 << 20
 
 
 def draw(rng, shape, scale=1.0):
-    """Normal numbers, float32; beyond a million they repeat, on which no time depends (200 million take 4 s to draw)."""
+    """Normal numbers, float32; beyond a million they repeat, on which no time depends (200 million: 4 s)."""
     size = math.prod(shape)
     values = (rng.standard_normal(min(size, BLOCK)) * scale).astype(np.float32)
     return np.resize(values, shape) if size > BLOCK else values.reshape(shape)
