@@ -33,12 +33,12 @@ class Lists:
     def run(self, update, scale=None):
         """Call `update(grads)` with the lists of gradients, which it divides by `scale` where there is one."""
         held = [slot.param._grad._array for slot in self.slots]
-        xp = xp_of(held[0])
-        grads = [xp.ascontiguousarray(g) for g in held]
-        update(multi.TensorLists(grads))
-        for slot, array, used in zip(self.slots, held, grads, strict=True):
+        copies = {i: g.copy() for i, g in enumerate(held) if not g.flags.c_contiguous}  # only users make such ones
+        update(multi.TensorLists([copies.get(i, g) for i, g in enumerate(held)] if copies else held))
+        if scale is not None:
+            for i, copy in copies.items():
+                held[i][...] = copy
+        for slot in self.slots:
             slot.param._bump()
             if scale is not None:
-                if used is not array:
-                    array[...] = used
                 slot.param._grad._bump()
