@@ -9,6 +9,8 @@ import threading
 
 __all__ = ["run"]
 
+LOOK = 0.1  # seconds
+
 
 def run(work):
     """`work()` on a thread of its own; its result, or its exception. Ctrl-C ends the process with status 130."""
@@ -25,7 +27,8 @@ def run(work):
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LOOK)  # the signal may arrive on the other thread, and does not wake this one then
     except KeyboardInterrupt:
         # the thread cannot be stopped, and Python would wait for the C++ code in it
         print("stopped", file=sys.stderr)

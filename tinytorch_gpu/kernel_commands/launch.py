@@ -17,6 +17,7 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,7 @@ class Launch:
     block: tuple[int, ...]
     shared: int
     values: tuple
+    guessed: tuple[str, ...] = ()  # whole numbers that nobody gave and no name tells
 
     def __str__(self):
         named = zip(self.kernel.signature.parameters, self.values)
@@ -290,7 +292,7 @@ def _types(name, signature: Signature, key, values) -> list[dict[str, str]]:
 
 def _launch(key: str, signature: Signature, values: dict[str, str], size: int, options) -> Launch:
     bound = {t: _dtype(values[t], t) for t in signature.types}
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     for c in signature.constants:
         if c not in values:
             raise wrong(f"{signature.name} needs a value for its template's {c}: --define {c}=...")
@@ -324,7 +326,10 @@ def _launch(key: str, signature: Signature, values: dict[str, str], size: int, o
     optional = [p.name for p in signature.parameters if p.pointer and arrays[p.name] is None]
     kernel = _kernel(key, signature.name, tuple(optional), options, tuple(types.items()),
                      tuple((c, known[c]) for c in signature.constants))
-    return Launch(kernel, kernel.expression(bound), grid, block, int(shared), final)
+    guessed = tuple(p.name for p in signature.parameters
+                    if p.name not in values and p.name.lower() not in COUNTS | ROWS | COLUMNS
+                    and not p.pointer and isinstance(final[signature.parameters.index(p)], int))
+    return Launch(kernel, kernel.expression(bound), grid, block, int(shared), final, guessed)
 
 
 _kernels: dict[tuple, Kernel] = {}

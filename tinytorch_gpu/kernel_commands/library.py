@@ -202,7 +202,7 @@ def bound_by() -> dict[tuple[str, str], list[str]]:
             if isinstance(value, type) and not issubclass(value, (Tensor, Node)):
                 add(name, _reached([*_functions(value, PACKAGE + ".")], value))
             elif isinstance(value, types.FunctionType) and _public(name, value):
-                add(name, _reached([value]))
+                add(name, _reached([inspect.unwrap(value)]))
     return found
 
 

@@ -9,7 +9,6 @@ import textwrap
 __all__ = ["Screen", "columns", "wrapped"]
 
 PIPE = 400  # columns of a pipe: a line for each kernel, for grep
-NARROW = 14  # a column of words is not made narrower
 
 
 class Screen:
@@ -24,6 +23,7 @@ class Screen:
         else:
             self.width = PIPE
         self.color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.names: dict[str, str] = {}  # a file's full name and the one that the user gave
         self.rule = "─"
         try:
             self.rule.encode(getattr(self.stream, "encoding", None) or "ascii")
@@ -31,10 +31,17 @@ class Screen:
             self.rule = "-"
 
     def line(self, text="") -> None:
+        text = self.renamed(text)
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         text = text.replace("\u00a0", " ")  # which only kept a line from breaking there
         # a user's file may have names that this screen cannot show
         self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+    def renamed(self, text) -> str:
+        """With files as the user named them."""
+        for full, short in self.names.items():
+            text = text.replace(full, short)
+        return text
 
     def lines(self, lines) -> None:
         for text in lines:
@@ -51,7 +58,7 @@ def wrapped(screen: Screen, first: str, text: str, lead: int | None = None) -> l
     """`text` behind `first`, as many lines as the screen needs, the later ones indented by `lead` columns."""
     lead = len(first) if lead is None else lead
     inner = max(20, screen.width - lead)
-    pieces = textwrap.wrap(text, inner, break_long_words=False, break_on_hyphens=False) or [""]
+    pieces = textwrap.wrap(screen.renamed(text), inner, break_long_words=False, break_on_hyphens=False) or [""]
     return [first + pieces[0], *(" " * lead + piece for piece in pieces[1:])]
 
 
@@ -61,15 +68,17 @@ def columns(screen: Screen, head, rows, flexible=(), right=()) -> list[str]:
     room = screen.width - sum(w for i, w in enumerate(widths) if i not in flexible) - 2 * (len(head) - 1)
     for left, i in zip(range(len(flexible), 0, -1), sorted(flexible, key=lambda i: widths[i])):
         widths[i] = min(widths[i], room // left)
-        if widths[i] < min(NARROW, max(len(str(r[i])) for r in (head, *rows))):
+        if widths[i] < max(len(word) for r in (head, *rows) for word in (str(r[i]) or " ").split(" ")):
             return []
         room -= widths[i]
     if room < 0:
         return []
 
+    def words(text, width):
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
     def lines(row):
-        cells = [textwrap.wrap(str(c), widths[i], break_long_words=False) or [""] if i in flexible else [str(c)]
-                 for i, c in enumerate(row)]
+        cells = [words(str(c), widths[i]) if i in flexible else [str(c)] for i, c in enumerate(row)]
         for k in range(max(map(len, cells))):
             parts = [c[k] if k < len(c) else "" for c in cells]
             yield "  ".join(p.rjust(w) if i in right else p.ljust(w)

@@ -8,6 +8,7 @@ from ..backend import kernel_source
 from ..backend.architecture import TOOLKITS
 from ..backend.kernel_source import C_TYPES, Signature
 from . import figures, library
+from .nvrtc import Figures
 from .screen import Screen, columns, wrapped
 
 __all__ = ["Row", "markdown", "rows", "show"]
@@ -26,11 +27,11 @@ class Row:
     line: int
     operators: list[str]
     dtypes: list[str]
-    compiled: dict[str, dict[str, list[int] | None]]
+    compiled: dict[str, dict[str, Figures | None]]
     measured: list[figures.Measured]
     old: bool  # the source has changed since it was compiled
 
-    def of(self, architecture: str) -> list[list[int]]:
+    def of(self, architecture: str) -> list[Figures]:
         return [found for by in self.compiled.values() if (found := by.get(architecture)) is not None]
 
     def rate(self) -> str:
@@ -88,7 +89,7 @@ def show(screen: Screen, names=(), architecture=None, as_json=False) -> None:
 
 
 def _plain(row: Row, chosen) -> dict:
-    compiled = {e: {a: None if by[a] is None else dict(zip(figures.COLUMNS, by[a])) for a in chosen if a in by}
+    compiled = {e: {a: dict(zip(figures.COLUMNS, by[a] or ())) or None for a in chosen if a in by}
                 for e, by in row.compiled.items()}
     return {"kernel": row.kernel, "file": row.file, "line": row.line, "operators": row.operators, "dtypes": row.dtypes,
             "changed since compiled": row.old, "compiled": compiled,
