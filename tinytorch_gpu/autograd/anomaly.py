@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 
 from ..backend import dtypes
@@ -11,27 +12,47 @@ from . import modes
 from .operands import wide
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_EXAMPLES = os.path.join(_PACKAGE, "examples") + os.sep  # programs, whose lines a user wants to see
 
 
-def user_stack():
-    """The call stack without this package's own frames, the innermost call last."""
-    frames = traceback.extract_stack()
-    outside = [f for f in frames if not f.filename.startswith(_PACKAGE)]
-    return outside or frames
+def user_frames(innermost=False) -> list[tuple[str, int, str]]:
+    """(file, line, function) of the calls that led here, without this package's own, the innermost last (or alone)."""
+    found, every = [], []
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        every.append((code.co_filename, frame.f_lineno, code.co_name))
+        if not code.co_filename.startswith(_PACKAGE) or code.co_filename.startswith(_EXAMPLES):
+            if innermost:
+                return every[-1:]
+            found.append(every[-1])
+        frame = frame.f_back
+    return (found or every)[::-1]
 
 
 class Trace:
-    """Where an operator was called: kept under anomaly mode only."""
+    """Where an operator was called: kept under anomaly mode and look.record() only."""
 
-    __slots__ = ("line", "stack", "inputs", "output_has_nan")
+    __slots__ = ("frames", "inputs", "output_has_nan")
 
-    def __init__(self, line, stack, inputs, output_has_nan):
-        self.line, self.stack, self.inputs, self.output_has_nan = line, stack, inputs, output_has_nan
+    def __init__(self, frames, inputs, output_has_nan):
+        self.frames, self.inputs, self.output_has_nan = frames, inputs, output_has_nan
+
+    @property
+    def stack(self):
+        """The frames with their source lines, which are read now."""
+        return traceback.StackSummary.from_list([(*frame, None) for frame in self.frames])
+
+    @property
+    def line(self) -> str:
+        """The user's line: file, number and source."""
+        last = self.stack[-1]
+        return f"{last.filename}:{last.lineno} ({last.line})"
 
 
 def trace_of(node, args, outs) -> Trace:
     """Where and with what an operator was called; reads its outputs for NaN when anomaly mode checks."""
-    stack = user_stack()
+    frames = user_frames(innermost=modes.anomaly == "record")
     shapes = tuple(
         f"{dtypes.of(a._array).name}{list(a.shape)}" if isinstance(a, Tensor) else repr(a)[:40] for a in args
     )
@@ -41,8 +62,10 @@ def trace_of(node, args, outs) -> Trace:
             if dtypes.is_float(o.dtype):
                 xp = backend_of(o).xp
                 bad = bad or bool(xp.isnan(wide(o)).any())
-    line = f"{stack[-1].filename}:{stack[-1].lineno} ({stack[-1].line})" if stack else "an unknown line"
-    return Trace(line, stack, shapes, bad)
+    trace = Trace(frames, shapes, bad)
+    if modes.recorder is not None:
+        modes.recorder(node, args, outs)
+    return trace
 
 
 def describe(node) -> str:

@@ -24,7 +24,22 @@ class _State(threading.local):
 
 
 state = _State()
-anomaly = None  # None, or an Anomaly: process-wide, because a backward may run in another thread
+# process-wide, because a backward may run in another thread
+anomaly = None  # None, "trace", "check" (for NaN), or "record": anomaly mode is off and a recorder is there
+recorder = None  # called with (node, operands, output arrays) of each operator that is recorded: look.record()
+_asked = None  # anomaly mode alone
+
+
+def _watch(asked, by) -> None:
+    """Set anomaly mode and the recorder."""
+    global anomaly, recorder, _asked
+    _asked, recorder = asked, by
+    anomaly = asked if by is None else asked or "record"
+
+
+def set_recorder(function) -> None:
+    """Call `function` for every operator that is recorded from now on, None for nothing."""
+    _watch(_asked, function)
 
 
 class _Mode:
@@ -175,16 +190,14 @@ class set_detect_anomaly:
     """Anomaly mode on or off, from the call on or for a `with` block, as torch.autograd.set_detect_anomaly."""
 
     def __init__(self, mode: bool, check_nan: bool = True):
-        global anomaly
-        self._outer = anomaly
-        anomaly = "check" if mode and check_nan else "trace" if mode else None
+        self._outer = _asked
+        _watch("check" if mode and check_nan else "trace" if mode else None, recorder)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        global anomaly
-        anomaly = self._outer
+        _watch(self._outer, recorder)
 
 
 class detect_anomaly(set_detect_anomaly):
@@ -203,4 +216,4 @@ class detect_anomaly(set_detect_anomaly):
 
 def is_anomaly_enabled() -> bool:
     """Whether anomaly mode is on."""
-    return anomaly is not None
+    return _asked is not None
