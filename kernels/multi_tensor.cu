@@ -11,10 +11,10 @@
 //   unscale       g *= factor, sums of squares by block, found   2 n s; n s without a factor, 0 where it is 1
 //   finish_norm   norm = sqrt(sum of the sums), clip factor      -
 //   advance       step += 1 unless found; 1 - beta^step          -
-//   adam          Adam or AdamW                                  2 n s + n s(grad) + 16 n (+ 8 n with a master)
-//   sgd           SGD with momentum, dampening, Nesterov         2 n s + n s(grad) + 8 n
+//   adam          Adam or AdamW                                  3 n s + 16 n, 8 n more with a master
+//   sgd           SGD with momentum, dampening, Nesterov         3 n s + 8 n, 8 n more with a master
 //   update_scale  growth and backoff of the loss scale           -
-// A `scale` adds n s(grad) to adam and sgd: the gradients are left divided by it.
+// A `scale` adds n s to adam and sgd: the gradients are left divided by it.
 //
 // Versions tried on a GPU: none, not yet measured.
 #include "reduce.cuh"
@@ -43,8 +43,8 @@ __device__ __forceinline__ void restore(
 }
 
 // Gradients divided by the loss scale, in registers and (rounded) in memory.
-template <typename G>
-__device__ __forceinline__ void unscaled(G* grad, long long i, long long end, bool whole, float (&g)[ITEMS], float by) {
+template <typename T>
+__device__ __forceinline__ void unscaled(T* grad, long long i, long long end, bool whole, float (&g)[ITEMS], float by) {
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) g[k] *= by;
     store_some(grad, i, end, whole, g);
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(256) advance(
 
 // Lists: param, exp_avg (float), exp_avg_sq (float), and with MASTER the float32 weights that param is rounded from.
 // part1 = 1 - beta1, part2 = 1 - beta2. DECOUPLED is AdamW. Gradients are divided by `scale`, if given, in place.
-template <typename T, typename G, bool DECOUPLED, bool MASTER>
+template <typename T, bool DECOUPLED, bool MASTER>
 __global__ void __launch_bounds__(256, 2) adam(
     const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
     const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(256, 2) adam(
     if (skipped(found)) return;
     const int which = chunk_tensor[blockIdx.x];
     T* param = tensor_of<T>(addresses, 0, tensors, which);
-    G* grad = tensor_of<G>(grads, 0, tensors, which);
+    T* grad = tensor_of<T>(grads, 0, tensors, which);
     float* mean = tensor_of<float>(addresses, 1, tensors, which);
     float* square = tensor_of<float>(addresses, 2, tensors, which);
     float* master = MASTER ? tensor_of<float>(addresses, 3, tensors, which) : nullptr;
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(256, 2) adam(
 
 // Lists: param, momentum (float; with MOMENTUM), and with MASTER the float32 weights, always the last list. `steps`
 // (with MOMENTUM) count this step: in a tensor's first the momentum is the gradient, as in torch.optim.SGD.
-template <typename T, typename G, bool MOMENTUM, bool MASTER>
+template <typename T, bool MOMENTUM, bool MASTER>
 __global__ void __launch_bounds__(256, 2) sgd(
     const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
     const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(256, 2) sgd(
     if (skipped(found)) return;
     const int which = chunk_tensor[blockIdx.x];
     T* param = tensor_of<T>(addresses, 0, tensors, which);
-    G* grad = tensor_of<G>(grads, 0, tensors, which);
+    T* grad = tensor_of<T>(grads, 0, tensors, which);
     float* buffer = MOMENTUM ? tensor_of<float>(addresses, 1, tensors, which) : nullptr;
     float* master = MASTER ? tensor_of<float>(addresses, MOMENTUM ? 2 : 1, tensors, which) : nullptr;
     const long long begin = chunk_start[blockIdx.x];

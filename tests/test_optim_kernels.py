@@ -354,3 +354,5 @@ def test_lists_refuse_what_kernels_cannot_take(kernel_device):
             multi.TensorLists(*lists)
     with pytest.raises(ValueError, match="gradients of"):
         multi.TensorLists([a]).tables_with(multi.TensorLists([a, a]))
+    with pytest.raises(ValueError, match="gradients of .* of float16, parameters of"):
+        multi.TensorLists([a]).tables_with(multi.TensorLists([b]))

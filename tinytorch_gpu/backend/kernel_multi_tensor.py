@@ -21,8 +21,6 @@ __all__ = ["TensorLists", "addresses", "fits", "unscale", "finish_norm", "advanc
 
 FILE = "multi_tensor.cu"
 TYPES = ("float", "__half", "__nv_bfloat16")
-# parameters and gradients alike, or half gradients of float32 parameters
-PAIRS = tuple((t, t) for t in TYPES) + tuple(("float", t) for t in TYPES[1:])
 F32 = np.dtype(np.float32)
 CHUNK = 1 << 14  # elements of a block: a model of a million parameters still gives 64 blocks
 REMEMBERED = 256  # tables kept; a program with more starts over
@@ -30,9 +28,9 @@ REMEMBERED = 256  # tables kept; a program with more starts over
 _unscale = Kernel(FILE, "unscale", types=TYPES, optional=("factor", "parts", "found"))
 _finish_norm = Kernel(FILE, "finish_norm")
 _advance = Kernel(FILE, "advance", optional=("found", "corrections"))
-_adam = {(d, m): Kernel(FILE, "adam", types=PAIRS, optional=("scale", "found"), DECOUPLED=d, MASTER=m)
-         for d in (False, True) for m in (False, True)}
-_sgd = {(v, m): Kernel(FILE, "sgd", types=PAIRS, optional=("scale", "found", "steps"), MOMENTUM=v, MASTER=m)
+_adam = {(d, m): Kernel(FILE, "adam", types=TYPES[m:], optional=("scale", "found"), DECOUPLED=d, MASTER=m)
+         for d in (False, True) for m in (False, True)}  # a master (m) is for half types
+_sgd = {(v, m): Kernel(FILE, "sgd", types=TYPES[m:], optional=("scale", "found", "steps"), MOMENTUM=v, MASTER=m)
         for v in (False, True) for m in (False, True)}
 _update_scale = Kernel(FILE, "update_scale")
 
@@ -118,8 +116,9 @@ class TensorLists:
 
     def tables_with(self, grads):
         """The kernels' first arguments, with the gradients' own table."""
-        if grads.sizes != self.sizes:
-            raise ValueError(f"[multi_tensor] gradients of {grads.sizes} elements, parameters of {self.sizes}")
+        if grads.sizes != self.sizes or grads.dtypes[0] != self.dtypes[0]:
+            raise ValueError(f"[multi_tensor] gradients of {grads.sizes} elements of {grads.dtypes[0]}, parameters of "
+                             f"{self.sizes} of {self.dtypes[0]}")
         return self.addresses, grads.addresses, *self.chunks
 
 
@@ -150,7 +149,7 @@ def adam(lists, grads, corrections, lr, betas, eps, weight_decay, decoupled, sca
     `grads` (TensorLists of one list) are divided by `scale` in place, if there is one.
     """
     if lists.blocks:
-        kernel = _adam[decoupled, len(lists.arrays) == 4].of(lists.dtypes[0], grads.dtypes[0])
+        kernel = _adam[decoupled, len(lists.arrays) == 4].of(lists.dtypes[0])
         kernel((lists.blocks,), (256,), *lists.tables_with(grads), scale, found, corrections, CHUNK, lists.tensors, lr,
                1 - betas[0], 1 - betas[1], eps, weight_decay, maximize)
 
@@ -159,7 +158,7 @@ def sgd(lists, grads, steps, lr, momentum, dampening, weight_decay, nesterov, ma
         maximize=False):
     """One step of SGD over lists (param[, momentum][, float32 master]) in place; `steps`, a table, count this one."""
     if lists.blocks:
-        kernel = _sgd[momentum != 0, master].of(lists.dtypes[0], grads.dtypes[0])
+        kernel = _sgd[momentum != 0, master].of(lists.dtypes[0])
         kernel((lists.blocks,), (256,), *lists.tables_with(grads), scale, found, steps, CHUNK, lists.tensors, lr,
                momentum, dampening, weight_decay, nesterov, maximize)
 
