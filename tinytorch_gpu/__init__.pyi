@@ -9,16 +9,21 @@ from . import amp as amp
 from . import autograd as autograd
 from . import cuda as cuda
 from . import io as io
+from . import kernel as kernel
 from . import linalg as linalg
 from . import nn as nn
 from . import optim as optim
 from . import random as random
 from . import testing as testing
 from . import utils as utils
+from .kernel import Kernel as Kernel
+from .kernel import Operator as Operator
+from .kernel import custom_vjp as custom_vjp
 from .interop import from_dlpack as from_dlpack
 from .io import load as load
 from .types import result_type as result_type
 from .io import save as save
+from .kernel import use_kernels as use_kernels
 from .random import Generator as Generator
 from .backend.dtypes import can_cast as can_cast
 from .backend.device import device as device
@@ -353,7 +358,7 @@ def einsum(equation, *operands) -> Tensor:
     """The sum of products that the equation names, with ellipsis and repeated subscripts. As torch.einsum."""
     ...
 
-def embedding_backward(grad, index, rows, padding) -> Tensor:
+def embedding_backward(grad, index, rows, padding, by_count=False) -> Tensor:
     """The adjoint of `embedding_rows`; internal."""
     ...
 
@@ -923,8 +928,8 @@ def softmax(input, dim=None, dtype=None) -> Tensor:
     """exp(input) / sum(exp(input)) along `dim`; `dtype` converts first. Same shape. As torch.nn.functional.softmax."""
     ...
 
-def softmax_backward(grad, y, dim) -> Tensor:
-    """y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
+def softmax_backward(grad, y, dim, scale=1.0) -> Tensor:
+    """scale * y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
     ...
 
 def sort(input, dim=-1, descending=False, stable=False) -> tuple[Tensor, Tensor]:

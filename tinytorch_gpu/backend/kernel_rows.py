@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from .device import xp_of
-from .kernel import Kernel, fits
+from .device import backend_of, xp_of
+from .kernel import FLOATS, Kernel, fits, kernels_enabled, ready
 from .kernel_columns import column_sums
 
-__all__ = ["softmax", "masked_softmax", "softmax_backward", "norm", "norm_backward", "row_grid"]
+__all__ = ["softmax", "takes_scores", "masked_softmax", "softmax_backward", "norm", "norm_backward", "row_grid"]
 
 FILE = "rows.cu"
 TYPES = ("float", "__half", "__nv_bfloat16")
@@ -84,6 +84,14 @@ def softmax(x, log=False, scale=1.0):
     grid, block = row_grid(rows, columns, x.itemsize)
     _softmax[log](grid, block, x, y, rows, columns, scale)
     return y
+
+
+def takes_scores(x, shape, mask=None):
+    """Whether `masked_softmax` takes scores of `shape` beside x: its device and dtype (of probabilities), this mask."""
+    if x.dtype not in FLOATS or not math.prod(shape) or not kernels_enabled() or not ready(backend_of(x)):
+        return False
+    return mask is None or (mask.__class__ is x.__class__ and mask.dtype in (F32, np.bool_)
+                            and _mask_rows(mask, shape) is not None)
 
 
 def masked_softmax(x, allowed=None, bias=None, scale=1.0, causal=False, log=False, zero=False, dtype=None):

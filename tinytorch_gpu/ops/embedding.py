@@ -38,7 +38,8 @@ class EmbeddingBackward(Operator):
         node.index, node.rows, node.padding, node.by_count = index, rows, padding, by_count
         if not grad.flags.c_contiguous:
             grad = node.xp.ascontiguousarray(grad)
-        return kernel_embedding.sums(grad.reshape(-1, grad.shape[-1]), index.reshape(-1), rows, padding, by_count)
+        flat = grad.reshape(math.prod(index.shape), grad.shape[-1])
+        return kernel_embedding.sums(flat, index.reshape(-1), rows, padding, by_count)
 
     def forward(node, grad, index, rows, padding, by_count):
         node.index, node.rows, node.padding, node.by_count = index, rows, padding, by_count

@@ -25,11 +25,12 @@ class Layout:
     and bias broadcast to x.
     """
 
-    __slots__ = ("over", "affine", "view", "by_row", "size", "center", "eps")
+    __slots__ = ("over", "affine", "view", "by_row", "size", "share", "center", "eps")
 
     def __init__(self, over, affine, view, by_row, center, eps):
         self.over, self.affine, self.view, self.by_row, self.center, self.eps = over, affine, view, by_row, center, eps
         self.size = view[1] if by_row else view[0] * view[2]
+        self.share = 1 / self.size if self.size else math.nan
 
     def totals(self, x):
         """Sums over the normalized dimensions, to broadcast over the view."""
@@ -50,9 +51,9 @@ class Layout:
         """x less its mean in an array of its own, the mean (None for RMS), the mean square, and r."""
         mean = None
         if self.center:
-            mean = self.totals(x) * (1 / self.size)
+            mean = self.totals(x) * self.share
             x = xp.subtract(x, mean)
-        square = self.squares(xp, x, x) * (1 / self.size)
+        square = self.squares(xp, x, x) * self.share
         return x, mean, square, 1 / xp.sqrt(square + self.eps)
 
     def normalize(self, xp, x, weight, bias):
@@ -161,7 +162,7 @@ class NormalizeBackward(Operator):
             return out
 
     def rows(node, xp, g, apart, weight, r, shape):
-        layout, n = node.layout, node.layout.size
+        layout, share = node.layout, node.layout.share
         if weight is None:
             out = g.copy()
             with_x = layout.squares(xp, g, apart)
@@ -173,19 +174,19 @@ class NormalizeBackward(Operator):
             out = xp.multiply(g, w)
             with_x = along_rows(product, w)
             total = along_rows(g, w) if layout.center else None
-        xp.multiply(apart, with_x * (r * r * (1 / n)), out=apart)
+        xp.multiply(apart, with_x * (r * r * share), out=apart)
         xp.subtract(out, apart, out=out)
         if layout.center:
-            xp.subtract(out, total * (1 / n), out=out)
+            xp.subtract(out, total * share, out=out)
         out = xp.multiply(out, r, out=out).reshape(shape)
         return out if weight is None else (out, gw.reshape(weight.shape), gb.reshape(weight.shape))
 
     def channels(node, xp, g, apart, weight, r, shape):
-        layout, n = node.layout, node.layout.size
+        layout, share = node.layout, node.layout.share
         gb, with_x = layout.totals(g), layout.squares(xp, g, apart)
-        xp.multiply(apart, with_x * (r * r * (1 / n)), out=apart)
+        xp.multiply(apart, with_x * (r * r * share), out=apart)
         out = xp.subtract(g, apart, out=apart)
-        xp.subtract(out, gb * (1 / n), out=out)
+        xp.subtract(out, gb * share, out=out)
         out = xp.multiply(out, r if weight is None else r * weight.reshape(1, -1, 1), out=out).reshape(shape)
         return out if weight is None else (out, (with_x * r).reshape(-1), gb.reshape(-1))
 

@@ -48,18 +48,18 @@ class Softmax(Operator):
 
 
 class SoftmaxBackward(Operator):
-    """y * (grad - sum(grad * y)) in four passes; from the output y."""
+    """scale * y * (grad - sum(grad * y)) in four passes; from the output y of softmax(scale * x)."""
 
-    __slots__ = ("dim",)
+    __slots__ = ("dim", "scale")
     opmath = True
 
-    def fused(node, grad, y, dim):
-        node.dim = dim
+    def fused(node, grad, y, dim, scale=1.0):
+        node.dim, node.scale = dim, scale
         node.save(grad, y)
-        return kernel_rows.softmax_backward(grad, y) if dim == y.ndim - 1 else None
+        return kernel_rows.softmax_backward(grad, y, scale=scale) if dim == y.ndim - 1 else None
 
-    def forward(node, grad, y, dim):
-        node.dim = dim
+    def forward(node, grad, y, dim, scale=1.0):
+        node.dim, node.scale = dim, scale
         node.save(grad, y)
         xp = node.xp
         out = xp.empty(y.shape, y.dtype)
@@ -69,6 +69,8 @@ class SoftmaxBackward(Operator):
             xp.multiply(g, p, out=o)
             xp.subtract(g, kept_sum(o, dim), out=o)
             xp.multiply(o, p, out=o)
+            if scale != 1:
+                xp.multiply(o, o.dtype.type(scale), out=o)
 
         if xp is np and y.size >= 1 << 16 and dim > 0:
             threads.each(run, threads.split(y.shape[0], 8))
@@ -79,6 +81,8 @@ class SoftmaxBackward(Operator):
     def backward(node, h):
         grad, y = node.saved
         d = node.dim
+        if node.scale != 1:
+            h = ops.mul(h, node.scale)
         hy = ops.sum(ops.mul(h, y), d, True)
         apart = ops.sub(grad, ops.sum(ops.mul(grad, y), d, True))
         return SoftmaxBackward.apply(h, y, dim=d), ops.sub(ops.mul(h, apart), ops.mul(grad, hy))
@@ -141,9 +145,9 @@ class LogSoftmaxBackward(Operator):
 
 
 @public
-def softmax_backward(grad, y, dim):
-    """y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
-    return SoftmaxBackward.apply(grad, y, dim=dim)
+def softmax_backward(grad, y, dim, scale=1.0):
+    """scale * y * (grad - sum(grad * y)) along `dim` >= 0; internal: softmax and attention."""
+    return SoftmaxBackward.apply(grad, y, dim=dim, scale=scale)
 
 
 def _along(cls, name, input, dim, dtype):
