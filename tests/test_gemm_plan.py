@@ -4,7 +4,9 @@ from __future__ import annotations
 import gc
 import inspect
 import re
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from test_gemm import BF16, COMPLEX, EPS, FLOATS, check, draw, swap
 import tinytorch_gpu as tt
 from tinytorch_gpu.backend import cublas
 from tinytorch_gpu.backend import device as devices
+from tinytorch_gpu.backend import gemm as gemm_module
 from tinytorch_gpu.backend.gemm import gemm
 from tinytorch_gpu.backend.gemm_plan import CALLS, plan
 from tinytorch_gpu.backend.simulated import counters
@@ -284,6 +287,113 @@ def test_the_simulated_cublas_refuses_what_cublas_refuses():
     ]:
         with pytest.raises(simulated.cuBLASError, match=status):
             call(**arguments)
+
+
+class Gpu:
+    """What the module asks of a GPU's backend, over the simulated one: two devices of a compute capability."""
+
+    type = "cuda"
+    ndarray = SIM.ndarray
+
+    def __init__(self, capability="80"):
+        current = types.SimpleNamespace(device=0)
+        sizes = self.sizes = []
+
+        class Memory:
+            def __init__(self, size):
+                sizes.append(size)
+                self.block = SIM.xp.empty(1024, np.uint8)
+                self.ptr = self.block.data.ptr
+
+        self.current = current
+        cuda = types.SimpleNamespace(
+            runtime=types.SimpleNamespace(getDevice=lambda: current.device), Memory=Memory,
+            Device=lambda number=None: types.SimpleNamespace(compute_capability=capability),
+            get_current_stream=SIM.xp.cuda.get_current_stream)
+        self.xp = types.SimpleNamespace(cuda=cuda, empty=lambda *a: SIM.xp.empty(*a), matmul=SIM.xp.matmul)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """`gpu(capability, module name, its functions)`: products as on a GPU, by a binding of that name."""
+    def make(capability, name, functions):
+        made = Gpu(capability)
+        monkeypatch.setattr(gemm_module, "backend_of", lambda array: made)
+        monkeypatch.setattr(cublas, "_libraries", {})
+        monkeypatch.setattr(cublas, "_local", threading.local())
+        monkeypatch.setattr(cublas, "_idle", {})
+        monkeypatch.setitem(sys.modules, "nvmath", None)
+        monkeypatch.setitem(sys.modules, "nvmath.bindings", None)
+        parts = name.split(".")
+        for i in range(1, len(parts) + 1):
+            module = sys.modules.get(".".join(parts[:i])) or types.ModuleType(".".join(parts[:i]))
+            monkeypatch.setitem(sys.modules, ".".join(parts[:i]), module)
+        module = types.ModuleType("cublas")
+        vars(module).update(functions)
+        monkeypatch.setattr(sys.modules[name], "cublas", module, raising=False)
+        monkeypatch.setitem(sys.modules, f"{name}.cublas", module)
+        return made
+
+    cublas.capability.cache_clear()
+    yield make
+    cublas.capability.cache_clear()
+
+
+NVMATH = {name: getattr(simulated, name) for name in cublas.NAMES} | {"destroy": lambda handle: None}
+CUPY = {"create": simulated.create, "setMathMode": simulated.set_math_mode, "gemmEx": simulated.gemm_ex,
+        "gemmStridedBatchedEx": simulated.gemm_strided_batched_ex}
+
+
+@pytest.mark.parametrize(("name", "functions"), [("nvmath.bindings", NVMATH), ("cupy_backends.cuda.libs", CUPY)],
+                         ids=["nvmath", "CuPy"])
+@pytest.mark.parametrize("dtype", [*FLOATS, *COMPLEX], ids=str)
+def test_the_path_of_a_gpu(rng, dtype, gpu, name, functions, caplog):
+    """Everything but the library itself: how a binding is found, handles, workspaces, streams, devices."""
+    made = gpu("90", name, functions)
+    for device in (0, 1, 0):
+        made.current.device = device
+        for shape_a, shape_b in [((5, 6), (6, 7)), ((2, 5, 6), (6, 7)), ((2, 3, 5, 6), (3, 6, 7))]:
+            a, b = draw(rng, shape_a, dtype), draw(rng, shape_b, dtype)
+            check(SIM.to_host(gemm(SIM.from_host(a), SIM.from_host(swap(b)), trans_b=True)), a, b, dtype)
+    assert len(cublas._local.handles) == 2
+    if name.startswith("nvmath"):
+        assert made.sizes == [32 << 20, 32 << 20]  # one for each device, on the one stream
+        assert not caplog.records
+    else:
+        assert made.sizes == []
+        assert "nvmath" in caplog.text and "CuPy's cuBLAS" in caplog.text
+        with pytest.raises(RuntimeError, match="2\\^31 elements.*nvmath"):
+            cublas.library(made).gemm_ex_64()
+
+
+def test_another_stream_brings_its_own_workspace_on_the_gpus_path(gpu):
+    made = gpu("80", "nvmath.bindings", NVMATH)
+    x = SIM.xp.ones((4, 4), np.float32)
+    gemm(x, x)
+    with SIM.xp.cuda.Stream(non_blocking=True) as stream:
+        stream.wait_event(SIM.xp.cuda.Stream.null.record())
+        out = gemm(x, x)
+        stream.synchronize()
+    gemm(x, x)
+    assert (SIM.to_host(out) == 4).all()
+    assert made.sizes == [8 << 20, 8 << 20]
+
+
+def test_bfloat16_before_compute_capability_8(rng, gpu):
+    """cuBLAS has none there: float32 and one rounding."""
+    gpu("75", "nvmath.bindings", NVMATH)
+    a, b = draw(rng, (5, 6), BF16), draw(rng, (6, 7), BF16)
+    check(SIM.to_host(gemm(SIM.from_host(a), SIM.from_host(b))), a, b, BF16)
+    assert not getattr(cublas._local, "handles", None)
+
+
+def test_a_binding_that_fails_otherwise_is_not_hidden(gpu):
+    def broken():
+        raise simulated.cuBLASError("NOT_INITIALIZED (1)")
+
+    gpu("80", "nvmath.bindings", {**NVMATH, "create": broken})
+    with pytest.raises(simulated.cuBLASError):
+        gemm(SIM.xp.ones((2, 2), np.float32), SIM.xp.ones((2, 2), np.float32))
 
 
 @pytest.mark.gpu

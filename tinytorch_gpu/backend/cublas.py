@@ -153,7 +153,7 @@ _idle: dict[tuple, list] = {}
 
 def _handle(backend, found):
     device = backend.xp.cuda.runtime.getDevice() if backend.type == "cuda" else 0
-    key = (found, device) if backend.type == "cuda" else ("sim", device)
+    key = (backend.type, device)
     lent = getattr(_local, "handles", None)
     if lent is None:
         lent = _local.handles = {}
