@@ -40,13 +40,14 @@ def bench(screen: Screen, name: str, wish: Wish, where="cuda", repeat=50, moved=
             lambda launch=launch, args=args: launch.kernel(launch.grid, launch.block, *args, shared=launch.shared))
         bytes_ = launch.moved if moved is None else _bytes(launch, moved)
         rate = bytes_ / middle / 1e6
-        lines.append([str(launch), f"{bytes_ / 1e6:.3g} MB", f"{middle * 1e3:.1f}", f"{low * 1e3:.1f}",
-                      f"{high * 1e3:.1f}", f"{rate:.0f}", f"{100 * rate / copied:.0f}%"])
+        digits = 0 if rate >= 10 else 3  # a small launch must not read as no bandwidth at all
+        lines.append([str(launch), f"{bytes_ / 1e6:.3g} MB", *(f"{1e3 * t:.1f}" for t in (middle, low, high)),
+                      f"{rate:.{digits}f}", f"{100 * rate / copied:.0f}%"])
     if simulated:
         screen.lines(wrapped(screen, "", f"{SIMULATED}; {len(launches)} launch{'es' * (len(launches) != 1)} ran "
                                          f"{WARM_UP + 3} times each"))
         for row in lines:
-            screen.lines(wrapped(screen, "  ", f"{row[0]}: {row[1]}", lead=4))
+            screen.lines(wrapped(screen, "  ", f"{row[0]}: moves {row[1]}".replace(" MB", "\u00a0MB"), lead=4))
         return 0
     screen.line(f"{_gpu(backend)}; a copy of {COPY >> 20} MiB moves {copied:.0f} GB/s; {repeat} launches each")
     head = ["kernel", "moves", "us (median)", "20%", "80%", "GB/s", "of the copy"]

@@ -258,8 +258,7 @@ def plan(file: File, wish: Wish, sizes) -> list[Launch]:
             used |= mine & set(wish.values)
             merged = values | {k: v for k, v in (wish.values | wish.defines).items() if k in mine}
             for types in _types(name, signature, file.key, merged):
-                free = not any(p.name in merged for p in signature.parameters if _sized(p)) or wish.sizes
-                for size in (sizes if free else sizes[:1]):
+                for size in (sizes if wish.sizes or _free(signature, merged) else sizes[:1]):
                     launch = _launch(file.key, signature, merged | types, size, options)
                     if launch not in launches:
                         launches.append(launch)
@@ -267,6 +266,12 @@ def plan(file: File, wish: Wish, sizes) -> list[Launch]:
         raise wrong(f"no kernel has {', '.join(sorted(unknown))}: they have "
                     + "; ".join(str(source.signatures[n]) for n in chosen))
     return launches
+
+
+def _free(signature, given) -> bool:
+    """Whether a launch depends on a size: a count is not given, or, where there is none, an array is not."""
+    counts = [p.name for p in signature.parameters if _sized(p)]
+    return any(name not in given for name in counts or [p.name for p in signature.parameters if p.pointer])
 
 
 def _sized(p: Parameter) -> bool:
