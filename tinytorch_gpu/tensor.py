@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 
 from .autograd.modes import state
-from .backend import dtypes
+from .backend import dtypes, streams
 from .backend.device import device_of, host_array
 
 __all__ = ["Tensor", "attach"]
@@ -343,6 +343,8 @@ def make(array) -> Tensor:
     """A leaf over a raw array, without copying."""
     t = _new(Tensor)
     _fill(t, array)
+    if streams.several:
+        streams.born(array)
     return t
 
 

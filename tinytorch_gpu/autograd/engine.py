@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..backend.device import _by_class, is_array, xp_of
 from ..backend.kernel import kernels_enabled, use_kernels
 from ..tensor import Tensor, attach, make
@@ -68,11 +68,14 @@ def run(roots, create_graph, keep_graph, targets=None):
         for node, i in map(endpoint, targets):
             wanted.setdefault(node, set()).add(i)
         reaching = _reaching([endpoint(e)[0] for e, _ in roots], wanted)
+    trip = streams.Trip.plan([array_of(value) for _, value in roots]) if streams.several else None
     outer, state.grad = state.grad, create_graph
     casts, state.autocast = state.autocast, None
     try:
         while heap:
             node = heappop(heap)[1]
+            if trip is not None:
+                trip.to(node)
             if node.hooks is not None:
                 _before(node, buffers, create_graph)
             if reaching is not None:
@@ -92,6 +95,8 @@ def run(roots, create_graph, keep_graph, targets=None):
                 _step(node, buffers.pop(node), buffers, heap, create_graph, keep_graph, reaching)
     finally:
         state.grad, state.autocast = outer, casts
+        if trip is not None:
+            trip.back()
     return captured
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..tensor import Tensor, make
 from . import modes
 from .anomaly import trace_of
@@ -172,6 +172,8 @@ def _record(cls, ctx, edges, outputs, kept, dirty):
     node = _FunctionNode()
     node.ctx, node.function, node.edges = ctx, cls, tuple(edges)
     node.order = next_order()
+    if streams.several:
+        streams.note_here(node, [t._array for t in outputs if isinstance(t, Tensor)])
     node.hooks = node.trace = node.wanted = None
     ctx._node = weakref.ref(node)
     metas = tuple((t._array.shape, t._array.dtype) if isinstance(t, Tensor) else ((), dtypes.float32.np)

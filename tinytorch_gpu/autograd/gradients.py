@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 
+from ..backend import streams
 from ..backend.device import _by_class, xp_of
 from ..tensor import Tensor, make
 from .node import REGISTRY
@@ -48,7 +49,10 @@ def add(a, b):
         if half[1]:
             b = op("Cast", b, dtype=F32)
         return op("Add", a, b)
+    crossing = streams.before((a, b)) if streams.several else None
     out = xp_of(a).add(wide(a), wide(b))
+    if crossing is not None:
+        streams.after(crossing, (out,))
     return out if out.__class__ in _by_class else np.asarray(out)
 
 
@@ -73,6 +77,9 @@ def accumulate(node, value, create_graph):
         return
     if value.__class__ is Tensor:
         value = value._array
+    crossing = streams.before((value,)) if streams.several else None
+    if crossing is not None and held is not None and not held._req:
+        streams.writing(held._array)
     if held is None:
         variable._grad = make(_owned(value))
     elif held._req:
@@ -86,6 +93,8 @@ def accumulate(node, value, create_graph):
         else:
             xp_of(array).add(array, value, out=array)
         held._bump()
+    if crossing is not None:
+        streams.after(crossing, (variable._grad._array,))
 
 
 def plain_sum(a, b):

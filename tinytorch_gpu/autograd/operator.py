@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..backend.device import _by_class, is_array, xp_of
 from ..tensor import INFERENCE, Tensor, Version, make
 from . import modes
@@ -124,6 +124,7 @@ class Operator(Node):
         else:
             traced = False
             node.edges = None
+        crossing = streams.before(arrays) if streams.several else None
         originals, narrow, out = arrays, None, None
         if cls.fused is not None and arrays[0].__class__ is not np.ndarray:
             node.xp = xp_of(arrays[0])
@@ -153,6 +154,10 @@ class Operator(Node):
         outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
         if narrow is not None:
             outs = [o.astype(narrow) if o.dtype == F32 else o for o in outs]
+        if crossing is not None:
+            streams.after(crossing, outs)
+            if traced:
+                streams.note(node, crossing)
         if not tensors:
             return tuple(outs) if many else outs[0]
         results = [make(o) for o in outs]

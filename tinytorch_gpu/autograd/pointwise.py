@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..backend.device import _by_class
 from ..tensor import INFERENCE, Tensor, Version
 from . import modes
@@ -82,6 +82,7 @@ class Pointwise(Operator):
         backend = _by_class.get(lead.__class__)
         if backend is None or lead.dtype not in _DIRECT:
             return _general(cls, *args)
+        crossing = streams.before(arrays) if streams.several else None
         try:
             out = getattr(backend.xp, cls.ufunc)(*arrays)
         except (ValueError, TypeError) as e:
@@ -91,6 +92,8 @@ class Pointwise(Operator):
             raise refused from None
         if out.__class__ is not lead.__class__:
             out = np.asarray(out)
+        if crossing is not None:
+            streams.after(crossing, (out,))
         if not (ta or tb):
             return out
         t = _new(Tensor)
@@ -127,6 +130,8 @@ class Pointwise(Operator):
             node._saved, node._owners, node._versions, node._refs = (out,), (counter,), _ZEROS, _OUT
         else:
             _keep_inputs(node, keeps, args, arrays)
+        if crossing is not None:
+            streams.note(node, crossing)
         node.order = next_order()
         node.shape = out.shape
         node.dtype = out.dtype

@@ -1,7 +1,7 @@
 """Views of memory and changes in place: versions, and the graph of what was changed."""
 from __future__ import annotations
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..tensor import INFERENCE, Tensor, View
 from .casting import without_autocast
 from .modes import state
@@ -111,6 +111,8 @@ def inplace(name, target, compute):
             if s is memory:  # the operator needs the value from before the change
                 node._saved[i] = s.copy()
                 node._owners[i] = None
+    if streams.several:
+        streams.writing(memory)
     memory[...] = result.astype(memory.dtype) if result.dtype != memory.dtype else result
     target._bump()
     if not state.grad:

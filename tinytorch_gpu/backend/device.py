@@ -187,7 +187,7 @@ class _Simulated(Backend):
         return self._sim.asarray_from_host(array)
 
     def to_host(self, array):
-        return self._sim.to_host(array) if not recorded else _reading(array, array.get)
+        return _read(array)
 
     def synchronize(self, index=None):
         if recorded:
@@ -218,15 +218,18 @@ class _Cuda(Backend):
         import cupy
         import cupyx.scipy.special
 
+        from . import streams
+
         self.xp, self.special, self.ndarray = cupy, cupyx.scipy.special, cupy.ndarray
         self._peak: dict[int, int] = {}
+        streams.several = True  # a program may enter CuPy's streams without a word
 
     def from_host(self, array, index=None):
         with self.xp.cuda.Device(index):
             return self.xp.asarray(array)
 
     def to_host(self, array):
-        return array.get() if not recorded else _reading(array, array.get)
+        return _read(array)
 
     def to_index(self, array, index):
         if index is None or array.device.id == index:
@@ -284,10 +287,17 @@ class _Cuda(Backend):
 recorded: dict = {}  # the error words of devices on which something may be wrong, by device (errors.py)
 
 
-def _reading(array, get):
+def _read(array):
+    """A device array's values, when the stream that makes them is done; raises what the device found by then."""
+    from . import streams
+
+    if streams.several:
+        streams.before((array,))
+    if not recorded:
+        return array.get()
     from . import errors
 
-    return errors.reading(array, get)
+    return errors.reading(array, array.get)
 
 
 def _look(backend, index=None):

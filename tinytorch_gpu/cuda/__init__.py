@@ -1,4 +1,4 @@
-"""GPUs: which there are, the current one, its memory and random numbers. As torch.cuda.
+"""GPUs: which there are, the current one, its memory, streams and random numbers. As torch.cuda.
 
 Where a function asks for memory, synchronisation or random numbers, its `device` may be any: "cpu", "sim", "cuda:1".
 None is the current GPU, and without a GPU the default device.
@@ -32,13 +32,24 @@ from .places import (
     set_device,
     synchronize,
 )
+from .streams import (
+    Event,
+    ExternalStream,
+    Stream,
+    StreamContext,
+    current_stream,
+    default_stream,
+    set_stream,
+    stream,
+)
 
 __all__ = [
-    "current_device", "device", "device_count", "empty_cache", "get_device_capability", "get_device_name",
-    "get_device_properties", "get_rng_state", "get_rng_state_all", "initial_seed", "is_available", "is_bf16_supported",
-    "manual_seed", "manual_seed_all", "max_memory_allocated", "mem_get_info", "memory_allocated", "memory_reserved",
-    "memory_stats", "memory_summary", "reset_peak_memory_stats", "set_device", "set_rng_state", "set_rng_state_all",
-    "synchronize",
+    "Event", "ExternalStream", "Stream", "StreamContext", "current_device", "current_stream", "default_stream",
+    "device", "device_count", "empty_cache", "get_device_capability", "get_device_name", "get_device_properties",
+    "get_rng_state", "get_rng_state_all", "initial_seed", "is_available", "is_bf16_supported", "manual_seed",
+    "manual_seed_all", "max_memory_allocated", "mem_get_info", "memory_allocated", "memory_reserved", "memory_stats",
+    "memory_summary", "reset_peak_memory_stats", "set_device", "set_rng_state", "set_rng_state_all", "set_stream",
+    "stream", "synchronize",
 ]
 
 

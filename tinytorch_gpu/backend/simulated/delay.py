@@ -15,6 +15,7 @@ import types
 
 import numpy as np
 
+from .. import streams as crossing
 from . import array as arrays
 from . import indexing, pool, streams
 from .array import ndarray
@@ -280,6 +281,7 @@ def install() -> None:
         from .emulator import module
 
         arrays.side = pool.side = sys.modules[__name__]
+        crossing.several = True
         spaces = [(namespace.xp, None), (namespace.special, None), (namespace.xp.fft, "cuFFT"),
                   (namespace.xp.linalg, "cuSOLVER")]
         for space, owner in spaces:
@@ -316,3 +318,4 @@ def uninstall() -> None:
             holder, name, value = _originals.pop()
             setattr(holder, name, value)
         arrays.side = pool.side = None
+        crossing.forget()

@@ -8,6 +8,10 @@ class Device:
 
     id = 0
 
+    def __init__(self, device=None):
+        if device not in (None, 0):
+            raise ValueError(f"[simulated] there is one device, number 0, got {device!r}")
+
     def __repr__(self):
         return "<Simulated CUDA Device 0>"
 
