@@ -16,6 +16,7 @@ from tinytorch_gpu.backend.device import backend_for
 from tinytorch_gpu.backend.device import device as Device
 from tinytorch_gpu.backend.dtypes import from_any
 from tinytorch_gpu.backend.kernel import Kernel, use_kernels
+from tinytorch_gpu.backend.simulated.array import empty_raw
 from tinytorch_gpu.nn import functional as F
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -449,3 +450,31 @@ def test_rows_of_one_element_and_of_many_trips(columns, where, rng, torch):
              lambda x, t: n.cross_entropy(x, t, label_smoothing=0.1)),
             ([x, np.array([2, 0, 2, 2])], lambda w, i: F.embedding(i, w), lambda w, i: n.embedding(i, w))):
         near(*both(torch, where, arrays, ours, theirs), "float32", 64)
+
+
+def test_tables_of_more_than_two_to_the_31_elements(where, rng):
+    """Memory that was never written costs nothing on the simulated device: only the rows that are used exist."""
+    if where.type != "sim":
+        pytest.skip("needs memory that exists where it is used: 4 GiB are none on the simulated device")
+    backend, columns = backend_for(where), 1 << 20
+    rows = 2**31 // columns + 3
+    index = np.array([rows - 1, 2, rows - 1, rows - 2])
+    try:
+        table = empty_raw((rows, columns), np.dtype(np.float16))  # xp.empty fills what it gives with NaN
+    except MemoryError:
+        pytest.skip("this machine does not promise 4 GiB of memory")
+    assert table.size > 2**31
+    values = draw(rng, 3, columns, dtype="float16")
+    for row, value in zip((rows - 1, 2, rows - 2), values):
+        table[row] = backend.from_host(value)
+    got = host(kernel_embedding.gather(table, backend.from_host(index), "test"))
+    assert (got == values[[0, 1, 0, 2]]).all()
+    # the gradient of such a table, in memory that was not cleared: what kernel_embedding.sums does after its zeros
+    grad, order = backend.from_host(got), backend.from_host(np.argsort(index, kind="stable"))
+    parts = backend.xp.empty((1, 2, columns), np.float32)
+    lanes, strips = (32, 8), columns // (8 * 32)
+    kernel_embedding._sums((1, strips), lanes, grad, backend.from_host(index), order, table, parts, 4, rows, columns,
+                           -1, False)
+    twice = (values[0].astype(np.float32) * 2).astype(np.float16)
+    for row, value in ((rows - 1, twice), (2, values[1]), (rows - 2, values[2])):
+        assert (host(table[row]) == value).all()
