@@ -29,7 +29,7 @@ from .instrument import Instrumented, Mutant
 from .tokens import Closure
 
 SECONDS = {"fast": 1.5, "check": 6.0}  # of one launch; the longest without a mutant takes a twentieth
-LONGEST = 120.0  # seconds of one mutant, when it has broken what ends endless loops
+LONGEST = (180.0, 1800.0)  # seconds of one mutant that broke what ends endless loops; with a source of its own
 
 
 class Library:
@@ -159,21 +159,20 @@ class Trial:
 
     def judge(self, target: Target) -> str:
         """What killed it; "survived". Changes this process for good."""
-        for file, mutant, cases in target.hosts:
+        for file, mutant, _ in target.hosts:
             self.library.choose(mutant, file)
-            for case, dtype in self.runs(cases):
-                try:
-                    self.run(case, dtype)
-                except emulator.CompileError:
-                    return "compile"
-                except faults.KernelFault as e:
-                    return f"{'check' if dtype is None else 'fast'}: {e.fault.kind}"
-                except AssertionError:
-                    return f"{'check' if dtype is None else 'fast'}: values"
-            if mutant.edits:
-                self.library.current[file] = self.library.sources[file].text(())
-            else:
-                self.library.choose(dataclasses.replace(mutant, number=0), file)
+        for case, dtype in self.runs(dict.fromkeys(c for _, _, cases in target.hosts for c in cases)):
+            build = "check" if dtype is None else "fast"
+            try:
+                self.run(case, dtype)
+            except emulator.CompileError:
+                return "compile"
+            except faults.KernelFault as e:
+                return f"{build}: {e.fault.kind}"
+            except (OSError, MemoryError, emulator.EmulatorUnavailable):
+                raise  # the machine's fault
+            except Exception as e:  # what the case makes of its results, nearly always an AssertionError
+                return f"{build}: {'values' if isinstance(e, AssertionError) else type(e).__name__}"
         return "survived"
 
     def all(self, targets, workers, done, until=None) -> bool:
@@ -191,8 +190,8 @@ class Trial:
                     return False
                 for event, _ in selector.select(timeout=1.0):
                     self._finish(selector, running, event.fd, done)
-                for _, child, began in running.values():
-                    if time.monotonic() - began > LONGEST:
+                for target, child, began in running.values():
+                    if time.monotonic() - began > LONGEST[bool(target.mutant.edits)]:
                         os.kill(child, signal.SIGKILL)
             return True
         finally:
@@ -213,7 +212,7 @@ class Trial:
         os.close(reads)
         try:
             verdict = self.judge(target)
-        except BaseException:  # neither values nor fault: a mistake of this script, which must be seen
+        except BaseException:  # the machine's fault or a mistake of this script: it must be seen
             verdict = "error\n" + traceback.format_exc()
         os.write(writes, verdict.encode()[:60000])
         os._exit(0)
@@ -227,7 +226,7 @@ class Trial:
         os.close(end)
         os.waitpid(child, 0)
         target.verdict = text.decode(errors="replace") or (
-            "time" if time.monotonic() - began > LONGEST else "crash")
+            "time" if time.monotonic() - began > LONGEST[bool(target.mutant.edits)] else "crash")
         if target.verdict.startswith("error"):
             raise RuntimeError(f"{target.mutant.place} {target.mutant.change}: {target.verdict}")
         done(target)
