@@ -139,8 +139,11 @@ Case("Gemm folded", lambda t, a, b: t.matmul(a, b), R(2, 3, 4), R(4, 2), nonfini
 Case("Gemm vectors", lambda t, a, b: t.matmul(a, b), R(4), R(4), nonfinite=False, why="as Gemm")
 Case("Gemm vector left", lambda t, a, b: t.matmul(a, b), R(4), R(2, 4, 3), nonfinite=False, why="as Gemm")
 Case("Gemm vector right", lambda t, a, b: t.matmul(a, b), R(2, 3, 4), R(4), nonfinite=False, why="as Gemm")
-Case("Gemm addmm", lambda t, c, a, b: t.addmm(c, a, b, beta=0.5, alpha=2), R(5), R(3, 4), R(4, 5), nonfinite=False,
+Case("AddMm", lambda t, c, a, b: t.addmm(c, a, b, beta=0.5, alpha=2), R(5), R(3, 4), R(4, 5), nonfinite=False,
      why="as Gemm")
+Case("AddMm plain", lambda t, c, a, b: t.addmm(c, a, b), R(3, 5), R(3, 4), R(4, 5), nonfinite=False, why="as Gemm")
+Case("Gemm addmm", lambda t, c, a, b: t.addmm(c, a, b, beta=0, alpha=2), R(5, grad=False), R(3, 4), R(4, 5),
+     nonfinite=False, why="as Gemm")
 Case("Gemm flags", lambda t, a, b: t.gemm(a, b, True, True), R(2, 4, 3), R(2, 5, 4), nonfinite=False, why="as Gemm",
      torch=lambda t, a, b: t.matmul(a.mT, b.mT))
 Case("Mul outer", lambda t, a, b: t.outer(a, b), R(3), R(4))

@@ -66,6 +66,32 @@ class Linear(Operator):
         return gx, gw, grad
 
 
+class AddMm(Operator):
+    """beta * c + alpha * a @ b, (..., M, K) and (..., K, N), c broadcasts: added inside the product, rounded once."""
+
+    autocast = "lower"
+
+    def forward(node, c, a, b, beta, alpha):
+        node.beta, node.alpha = beta, alpha
+        node.save(a if node.need(2) else None, b if node.need(1) else None)
+        return raw_gemm(a, b, add=c, alpha=alpha, beta=beta)
+
+    def backward(node, grad):
+        a, b = node.saved
+        gc = ga = gb = None
+        if node.need(0):
+            gc = _times(grad, node.beta)
+        if node.need(1):
+            ga = _times(ops.gemm(grad, ops.conj(b), False, True), node.alpha)
+        if node.need(2):
+            gb = _times(ops.gemm(ops.conj(a), grad, True), node.alpha)
+        return gc, ga, gb
+
+
+def _times(x, number):
+    return x if number == 1 else ops.mul(x, number.conjugate())
+
+
 @public
 def gemm(a, b, trans_a=False, trans_b=False):
     """op(a) op(b) for ranks >= 2; internal: `matmul` and the rules of products."""
@@ -161,6 +187,16 @@ def outer(input, vec2):
     return ops.mul(ops.unsqueeze(input, 1), ops.unsqueeze(vec2, 0))
 
 
+def _fits_product(input, a, b, beta, alpha):
+    """Whether beta * input + alpha * a @ b is one product: one floating dtype, input of no greater shape."""
+    c, a, b = array_of(input), array_of(a), array_of(b)
+    shape = (*a.shape[:-1], b.shape[-1])
+    numbers = (int, float, complex) if c.dtype.kind == "c" else (int, float)
+    return (beta != 0 and c.dtype == a.dtype == b.dtype and c.dtype.kind not in "biu" and c.ndim <= len(shape)
+            and all(n in (1, m) for n, m in zip(c.shape[::-1], shape[::-1]))
+            and isinstance(alpha, numbers) and isinstance(beta, numbers))
+
+
 def _scaled(input, product, beta, alpha):
     if alpha != 1:
         product = ops.mul(product, alpha)
@@ -172,6 +208,9 @@ def _scaled(input, product, beta, alpha):
 @public(method=True, inplace=True, autocast="lower")
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """beta * input + alpha * (mat1 @ mat2). As torch.addmm."""
+    _ranks("addmm", [("mat1", mat1, 2), ("mat2", mat2, 2)])
+    if _fits_product(input, mat1, mat2, beta, alpha):
+        return AddMm.apply(input, mat1, mat2, beta=beta, alpha=alpha)
     return _scaled(input, mm(mat1, mat2), beta, alpha)
 
 
