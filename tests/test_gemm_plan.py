@@ -396,6 +396,36 @@ def test_a_binding_that_fails_otherwise_is_not_hidden(gpu):
         gemm(SIM.xp.ones((2, 2), np.float32), SIM.xp.ones((2, 2), np.float32))
 
 
+@pytest.mark.parametrize("where", ["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_products_are_captured_into_a_graph(rng, where):
+    """Batches that take several calls, a bias, half types; the graph computes anew from what its inputs hold."""
+    backend = devices.backend_for(devices.device(where))
+    if cublas.library(backend).name == "CuPy":
+        pytest.skip("nvmath-python is not installed: CuPy's binding refuses capture")
+    heads = rng.integers(-3, 4, (4, 8, 3, 16)).astype(np.float16)
+    bias = rng.integers(-3, 4, 8).astype(np.float16)
+    x, c = backend.from_host(heads), backend.from_host(bias)
+
+    def work():
+        h = x.transpose(0, 2, 1, 3)
+        return gemm(h, h, trans_b=True, add=c)
+
+    backend.synchronize()
+    stream = backend.xp.cuda.Stream(non_blocking=True)
+    with stream:
+        work()  # handle and workspace of this stream
+        stream.synchronize()
+        stream.begin_capture()
+        out = work()
+        graph = stream.end_capture()
+        for factor in (1, 2):
+            x[...] = backend.from_host(heads * np.float16(factor))
+            graph.launch(stream)
+            stream.synchronize()
+            h = heads.astype(np.float64).transpose(0, 2, 1, 3) * factor
+            assert (backend.to_host(out) == h @ h.swapaxes(-1, -2) + bias).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [*FLOATS, *COMPLEX], ids=str)
 def test_the_gpu_agrees_with_the_plan_executed_here(rng, dtype):
