@@ -223,12 +223,12 @@ __device__ __forceinline__ void norm_row_backward(
 #pragma unroll
         for (int k = 0; k < N; ++k) {
             v[k] = (v[k] - middle) * r;
-            if (weight != nullptr) {
+            if (weight_sums != nullptr) {
                 const long long slot = k * (columns / N) + c / N;
                 weight_sums[slot] += g[k] * v[k];
                 if constexpr (CENTER) bias_sums[slot] += g[k];
-                g[k] *= widen(weight[c + k]);
             }
+            if (weight != nullptr) g[k] *= widen(weight[c + k]);
             with_x += g[k] * v[k];
             if constexpr (CENTER) plain += g[k];
         }
@@ -257,10 +257,10 @@ __device__ __forceinline__ void norm_rows_backward(
     const T* grad, const T* x, const P* weight, const float* mean, const float* rstd, const T* more, T* gx,
     float* weight_parts, float* bias_parts, long long rows, long long columns, float share, float* sums,
     float* staged) {
-    float* weight_sums = sums;
+    float* weight_sums = weight_parts == nullptr ? nullptr : sums;
     float* bias_sums = sums + columns;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
-    if (weight != nullptr) {
+    if (weight_sums != nullptr) {
         for (long long c = begin; c < columns; c += step)
             for (int k = 0; k < N; ++k) {
                 const long long slot = k * (columns / N) + c / N;
@@ -274,7 +274,7 @@ __device__ __forceinline__ void norm_rows_backward(
             grad + start, x + start, weight, more == nullptr ? nullptr : more + start, gx + start,
             CENTER ? mean[row] : 0.f, rstd[row], columns, share, weight_sums, bias_sums, staged);
     }
-    if (weight != nullptr) {
+    if (weight_sums != nullptr) {
         const long long own = static_cast<long long>(blockIdx.x) * columns;
         for (long long c = begin; c < columns; c += step)
             for (int k = 0; k < N; ++k) {
@@ -285,9 +285,10 @@ __device__ __forceinline__ void norm_rows_backward(
     }
 }
 
-// Block b takes rows b, b + gridDim.x, ... (blockDim.y is 1). With a weight, weight_parts and bias_parts (gridDim.x,
-// columns) get the block's sums of grad * xhat and grad, which are kept in dynamic shared memory: columns floats, twice
-// that with CENTER. Each sum belongs to one thread, so they need no barrier. `more` (rows, columns) or null is added to
+// Block b takes rows b, b + gridDim.x, ... (blockDim.y is 1). weight_parts and bias_parts (gridDim.x, columns), or null,
+// get the block's sums of grad * xhat and grad, which are kept in dynamic shared memory: columns floats, twice that with
+// CENTER. Each sum belongs to one thread, so they need no barrier. Rows that are too long for that leave the sums to
+// norm_weight_sums (columns.cu). `more` (rows, columns) or null is added to
 // gx: the gradient that comes to x + residual itself.
 template <typename T, typename P, bool CENTER>
 __global__ void __launch_bounds__(256, 4) norm_backward(

@@ -317,6 +317,23 @@ def normalizations_of_sums(bench, dtype):
         _normalization(bench, dtype, center, columns, weights, 7, int(columns == 100), True)
 
 
+def normalizations_of_long_rows(bench, dtype):
+    """Longer than shared memory has sums for: gradients of weight and bias by a kernel of their own."""
+    for center, columns, count in ((True, 6145, 3), (True, 6160, 4), (False, 12296, 3)):
+        _normalization(bench, dtype, center, columns, dtype, count, 0, columns == 6160)
+    for center, columns, (count, offset) in itertools.product(
+            (True, False), (1, 5, 72), ((1, 0), (5, 1), (700, 0))):
+        grad, g64 = bench.draw((count, columns), dtype, offset)
+        x, x64 = bench.draw((count, columns), dtype, offset)
+        mean, m64 = bench.draw((count, 1), F32) if center else (None, 0.0)
+        r, r64 = bench.draw((count, 1), F32)
+        wants = g64 * (x64 - m64) * r64, g64
+        for got, want in zip(sums.norm_weight_sums(grad, x, mean, r, columns, center), wants):
+            if got is not None:
+                what = f"sums of {count} x {columns}, center={center}"
+                bench.same(sums.column_sums(got), want.sum(0), what, 4 * np.abs(want).sum(0).max() + 4)
+
+
 def _normalization(bench, dtype, center, columns, weights, count, offset, residual):
     x, x64 = bench.draw((count, columns), dtype, offset, 2.0)
     grad, g64 = bench.draw((count, columns), dtype)
@@ -666,6 +683,7 @@ CASES = {  # case -> the `__global__` functions it covers
     softmax_of_scores: ("masked_softmax",),
     softmax_of_extremes: ("softmax_forward",),
     normalizations: ("norm_forward", "norm_backward", "column_sums"),
+    normalizations_of_long_rows: ("norm_backward", "norm_weight_sums"),
     normalizations_of_sums: ("norm_forward", "norm_backward", "column_sums"),
     column_sums: ("column_sums",),
     embedding_rows: ("embedding_forward",),

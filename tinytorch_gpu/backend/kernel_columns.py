@@ -1,4 +1,4 @@
-"""Launcher of kernels/columns.cu: sums over the first dimensions of an array, or None where the kernel does not fit."""
+"""Launchers of kernels/columns.cu: sums over the first dimensions of an array; None where the kernel does not fit."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,7 @@ import numpy as np
 from .device import xp_of
 from .kernel import Kernel, fits
 
-__all__ = ["column_sums", "leading_sums"]
+__all__ = ["column_sums", "norm_weight_sums", "leading_sums"]
 
 TYPES = ("float", "__half", "__nv_bfloat16")
 F32 = np.dtype(np.float32)
@@ -19,15 +19,23 @@ BLOCKS = 1024  # of the first stage: enough for every GPU, and the same sums on 
 
 _column_sums = Kernel("columns.cu", "column_sums", types=(
     *((t, t) for t in TYPES), *((t, "float") for t in TYPES[1:]), *(("float", t) for t in TYPES[1:])))
+_norm_weight_sums = [Kernel("columns.cu", "norm_weight_sums", CENTER=c, types=TYPES, optional=("mean", "bias_parts"))
+                     for c in (False, True)]
 
 
-def _stage(x, out, rows, columns, stretches):
-    """One launch: out (stretches, columns). Returns the stretches that there were."""
+def _shape(x, rows, columns, stretches):
+    """(grid, block, rows of a stretch) of one launch over x (rows, columns) in at most so many stretches."""
     pieces = -(-columns * x.itemsize // 16)
     lanes = min(LANES, 1 << (pieces - 1).bit_length())
     length = -(-rows // stretches)
-    grid = (-(-pieces // lanes), -(-rows // length))
-    _column_sums(grid, (lanes, THREADS // lanes), x, out, rows, columns, length)
+    return (-(-pieces // lanes), -(-rows // length)), (lanes, THREADS // lanes), length
+
+
+def _stretches(x, rows, columns):
+    """Into how many stretches the rows are cut in the first stage; none of them empty."""
+    lines = -(-columns * x.itemsize // (16 * LANES))
+    most = max(1, min(-(-rows // (THREADS // LANES * STEPS)), BLOCKS // lines))
+    return -(-rows // -(-rows // most))
 
 
 def column_sums(x, dtype=None):
@@ -36,17 +44,28 @@ def column_sums(x, dtype=None):
     if x.ndim != 2 or not fits(x) or not (dtype in (x.dtype, F32) or x.dtype == F32):
         return None
     xp, (rows, columns) = xp_of(x), x.shape
-    lines = -(-columns * x.itemsize // (16 * LANES))
-    stretches = max(1, min(-(-rows // (THREADS // LANES * STEPS)), BLOCKS // lines))
+    stretches = _stretches(x, rows, columns)
     if stretches > 1:
-        length = -(-rows // stretches)
-        stretches = -(-rows // length)  # none of them empty
         parts = xp.empty((stretches, columns), F32)
-        _stage(x, parts, rows, columns, stretches)
+        grid, block, length = _shape(x, rows, columns, stretches)
+        _column_sums(grid, block, x, parts, rows, columns, length)
         x, rows = parts, stretches
     out = xp.empty((columns,), dtype)
-    _stage(x, out, rows, columns, 1)
+    grid, block, length = _shape(x, rows, columns, 1)
+    _column_sums(grid, block, x, out, rows, columns, length)
     return out
+
+
+def norm_weight_sums(grad, x, mean, r, columns, center):
+    """What `column_sums` makes the gradients of weight and bias of, each (stretches, columns); no bias unless `center`.
+
+    grad and x are rows of `columns` elements, mean (None without `center`) and r float32 of each row.
+    """
+    xp, rows = xp_of(x), x.size // columns
+    grid, block, length = _shape(x, rows, columns, _stretches(x, rows, columns))
+    parts = [xp.empty((grid[1], columns), F32), xp.empty((grid[1], columns), F32) if center else None]
+    _norm_weight_sums[center](grid, block, grad, x, mean, r, *parts, rows, columns, length)
+    return parts
 
 
 def leading_sums(x, axes):

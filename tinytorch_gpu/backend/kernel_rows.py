@@ -10,7 +10,7 @@ import numpy as np
 
 from .device import backend_of, xp_of
 from .kernel import FLOATS, Kernel, fits, kernels_enabled, ready
-from .kernel_columns import column_sums
+from .kernel_columns import column_sums, norm_weight_sums
 
 __all__ = ["softmax", "takes_scores", "masked_softmax", "softmax_backward", "norm", "norm_backward", "row_grid"]
 
@@ -164,18 +164,19 @@ def norm_backward(grad, x, weight, mean, r, columns, center, more=None):
         return None
     if any(a is not None and (a.dtype != F32 or not a.flags.c_contiguous) for a in (mean, r)):
         return None
-    shared = 0 if weight is None else columns * 4 * (2 if center else 1)
-    if shared > SHARED:
-        return None
     xp, rows = xp_of(x), x.size // columns
     gx = xp.empty(x.shape, x.dtype)
     blocks = min(rows, BLOCKS)
+    shared = 0 if weight is None else columns * 4 * (2 if center else 1)
+    beside = 0 < shared <= SHARED  # the gradients of weight and bias are summed beside gx
     parts = [None, None]
-    if weight is not None:
+    if beside:
         parts = [xp.empty((blocks, columns), F32), xp.empty((blocks, columns), F32) if center else None]
     _norm_backward[center]((blocks,), (_threads(columns, x.itemsize), 1), grad, x, weight, mean, r, more, gx, *parts,
-                           rows, columns, 1 / columns, shared=shared)
+                           rows, columns, 1 / columns, shared=shared if beside else 0)
     if weight is None:
         return gx
+    if not beside:
+        parts = norm_weight_sums(grad, x, mean, r, columns, center)
     sums = [None if p is None else column_sums(p, weight.dtype).reshape(weight.shape) for p in parts]
     return gx, *sums
