@@ -185,3 +185,22 @@ def test_a_captured_step_skips_by_itself(sim):
     training.scaler.update(scale)
     captured.launch()
     assert steps.item() == 4 and not np.array_equal(training.weights()[0], before[0])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD momentum", "AdamW", "AMSGrad"])
+def test_steps_on_changing_streams(sim, optimizer):
+    """Each step on another stream, nothing said about their order: the same bits as on one."""
+    plain, moving = (Training(sim, MLP, OPTIMIZERS[optimizer]) for _ in range(2))
+    for training in (plain, moving):
+        training.model.net[3].p = 0.0
+    for _ in range(4):
+        plain.step()
+    cuda = simulated.xp.cuda
+    first, second = (cuda.Stream(non_blocking=True) for _ in range(2))
+    for stream in (first, second, first, cuda.Stream.null):
+        with stream:
+            moving.step()
+    simulated.synchronize()
+    for a, b in zip(plain.weights(), moving.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert plain.scaler.state_dict() == moving.scaler.state_dict()

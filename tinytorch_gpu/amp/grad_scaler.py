@@ -14,7 +14,7 @@ from ..autograd.modes import no_grad
 from ..backend import dtypes
 from ..backend import kernel_multi_tensor as multi
 from ..backend.device import backend_for, probe, resolve, xp_of
-from ..optim.gradients import multiply
+from ..optim.gradients import in_order, multiply
 from ..tensor import Tensor, make
 
 __all__ = ["GradScaler"]
@@ -50,7 +50,7 @@ def _full(value, device, dtype):
 
 def _inverse(scale) -> Tensor:
     xp = xp_of(scale._array)
-    with dtypes.quiet():  # a scale of 0
+    with dtypes.quiet(), in_order((), (scale._array,)):  # quiet for a scale of 0
         return make(xp.asarray(xp.reciprocal(scale._array)))
 
 
@@ -207,14 +207,18 @@ class GradScaler:
         if new_scale is None:
             flags = {(key, where): flag for key, progress in self._progress.items()
                      for where, flag in progress.found.items()}
-            self._adapt(scale._array, self._growth_tracker._array,
-                        self._found(flags, scale.device, "prior to update")._array)
+            found = self._found(flags, scale.device, "prior to update")._array
+            with in_order((scale._array, self._growth_tracker._array), (found,)):
+                self._adapt(scale._array, self._growth_tracker._array, found)
         elif isinstance(new_scale, Tensor):
             _require(new_scale.numel() == 1 and not new_scale.requires_grad,
                      "new_scale should be a float or a 1-element tensor with requires_grad=False")
-            scale._array[...] = new_scale.detach().to(scale.device)._array.reshape(())
+            value = new_scale.detach().to(scale.device)._array.reshape(())
+            with in_order((scale._array,), (value,)):
+                scale._array[...] = value
         else:
-            scale._array[...] = float(new_scale)
+            with in_order((scale._array,)):
+                scale._array[...] = float(new_scale)
         scale._bump()
         self._progress = {}
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from ..backend.dtypes import quiet
+from .gradients import in_order
 from .lists import Lists
 from .optimizer import Optimizer
 from .slabs import Slabs
@@ -74,7 +75,9 @@ class FlatOptimizer(Optimizer):
                         continue
                     found = None
                 run = self._run_kernel if isinstance(part, Lists) else self._run_formula
-                with quiet():
+                # the state is where the parameters are: what is in order for them is for it
+                touched = [*part.arrays, *(slot.param._grad._array for slot in part.slots)]
+                with quiet(), in_order(touched, [a for a in (scale, found) if a is not None]):
                     run(part, group, scale, found)
         return loss
 
