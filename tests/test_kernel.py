@@ -4,7 +4,6 @@ from __future__ import annotations
 import threading
 import time
 import timeit
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -441,10 +440,3 @@ def test_masks_that_are_no_run_of_rows():
     assert kernel_rows._mask_rows(mask[..., :1], (2, 3, 5, 33)) is None
     assert kernel_rows._mask_rows(mask, (3, 3, 5, 33)) is None
     assert kernel_rows._mask_rows(mask, (5, 33)) is None
-
-
-def test_the_kernel_of_the_documentation_runs(emulated):
-    text = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
-    blocks = [b.partition("```")[0] for b in text.split("```python\n")[1:]]
-    (program,) = [b for b in blocks if "import numpy" in b]
-    exec(compile(program, "docs/kernels.md", "exec"), {})

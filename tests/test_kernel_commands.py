@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from test_kernel import OPERATORS, gradients
 
+import tinytorch_gpu as tt
 from tinytorch_gpu import cli
 from tinytorch_gpu.autograd.operator import Operator
 from tinytorch_gpu.autograd.pointwise import Pointwise
@@ -27,6 +28,7 @@ from tinytorch_gpu.kernel_commands import figures, launch, library, nvrtc, scree
 
 ROOT = Path(__file__).resolve().parents[1]
 SIM = backend_for(Device("sim"))
+PAGE = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 needs_emulator = pytest.mark.skipif(bool(emulator.unavailable()), reason=str(emulator.unavailable()))
 SCALE = """// y = by x
 template <typename T>
@@ -189,10 +191,48 @@ def test_a_source_that_has_changed_since_is_marked(run, monkeypatch):
 
 
 def test_the_table_of_the_documentation_is_what_the_command_prints():
-    text = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     measured = re.sub(r"\|[^|\n]*\|$", "|", table.markdown(), flags=re.M)  # figures of GPUs come and go
-    found = re.sub(r"\|[^|\n]*\|$", "|", text, flags=re.M)
+    found = re.sub(r"\|[^|\n]*\|$", "|", PAGE, flags=re.M)
     assert measured in found, "write what `tinytorch-gpu kernels --markdown` prints into docs/kernels.md"
+
+
+@pytest.fixture
+def documented(tmp_path):
+    """The file and the program of the page, where it tells the reader to put them."""
+    source = next(b for b in PAGE.split("```cuda\n")[1:] if "norms_backward" in b).partition("```")[0]
+    (tmp_path / "norms.cu").write_text(source)
+    blocks = [b.partition("```")[0] for b in PAGE.split("```python\n")[1:]]
+    (program,) = [b for b in blocks if "import numpy" in b]
+    return program
+
+
+@needs_emulator
+def test_the_program_of_the_documentation_runs(documented, run):
+    space = {"__name__": "documented"}
+    exec(compile(documented, "docs/kernels.md", "exec"), space)
+    x, zero = space["x"], np.float16(0)
+    with tt.kernel.checking(), tt.no_grad():
+        space["x"][2] = zero  # what the program says of rows of zeros
+    x.grad = None
+    space["RowNorms"].apply(x).sum().backward()
+    assert not x.grad[2].any() and not x.grad.isnan().any()
+
+
+@needs_emulator
+def test_the_commands_of_the_documentation_print_what_it_shows(documented, run):
+    shown = re.findall(r"(?m)^    \$ tinytorch-gpu (kernel check .*)\n((?:    .*\n|\n(?=    ))+)", PAGE)
+    assert len(shown) == 2
+    for i, (command, output) in enumerate(shown):
+        if i == 1:
+            text = Path("norms.cu").read_text()
+            write(text.replace("c < columns; c += blockDim.x) {", "c <= columns; c += blockDim.x) {"), "norms.cu")
+        status, out, _ = run(*command.split())
+        expected = re.sub(r"(?m)^    ", "", output).strip("\n")
+        # above the empty line is what NVRTC says: it may not be here, or be another release
+        kept = [[line.rstrip() for line in text.partition("\n\n")[2].strip("\n").splitlines()
+                 if not re.match(r" +\w+\.cuh:", line)] for text in (out, expected)]  # headers may change
+        assert kept[0] == kept[1] and kept[0], out
+        assert status == i
 
 
 # who launches what

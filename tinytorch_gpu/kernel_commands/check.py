@@ -359,8 +359,8 @@ def _traffic(screen, file, launch, seed) -> None:
                       str(row.least), over, code if len(code) <= room else code[:room - 3] + "..."])
     if not lines:
         return
-    screen.line(f"  memory traffic with {_short(launch)}: 32-byte sectors of global memory, passes over the banks of "
-                "shared memory")
+    what = "32-byte sectors of global memory, passes over the banks of shared memory"
+    screen.lines(wrapped(screen, "  ", f"memory traffic with {_short(launch)}: {what}"))
     head = ["line", "memory", "requests", "moves", "least", "over", "code"]
     table = columns(screen, head, lines, flexible=(6,), right=(2, 3, 4, 5))
     table = table or columns(screen, head[:-1], [row[:-1] for row in lines], right=(2, 3, 4, 5))

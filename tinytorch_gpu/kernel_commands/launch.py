@@ -329,7 +329,7 @@ def _launch(key: str, signature: Signature, values: dict[str, str], size: int, o
     final = tuple(arrays[p.name] if p.pointer else _fitting(p, known[p.name], bound) for p in signature.parameters)
     types = {t: C_NAMES[bound[t]] for t in signature.types}
     optional = [p.name for p in signature.parameters if p.pointer and arrays[p.name] is None]
-    kernel = _kernel(key, signature.name, tuple(optional), options, tuple(types.items()),
+    kernel = _kernel(key, read(key).text, signature.name, tuple(optional), options, tuple(types.items()),
                      tuple((c, known[c]) for c in signature.constants))
     guessed = tuple(p.name for p in signature.parameters
                     if p.name not in values and p.name.lower() not in COUNTS | ROWS | COLUMNS
@@ -342,7 +342,7 @@ _kernels: dict[tuple, Kernel] = {}
 
 def _kernel(*key) -> Kernel:
     if key not in _kernels:
-        path, name, optional, options, types, constants = key
+        path, _, name, optional, options, types, constants = key  # an edited file is another one
         made = _kernels[key] = Kernel(path, name, optional=optional, options=options, **dict(types), **dict(constants))
         if made in LIBRARY:  # it was asked for by name, it is none of the launchers'
             LIBRARY.remove(made)

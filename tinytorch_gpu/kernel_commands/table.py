@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from ..backend import kernel_source
@@ -27,6 +28,7 @@ class Row:
     line: int
     operators: list[str]
     dtypes: list[str]
+    moved: str  # bytes, in the words of the file's comment
     compiled: dict[str, dict[str, Figures | None]]
     measured: list[figures.Measured]
     old: bool  # the source has changed since it was compiled
@@ -55,12 +57,24 @@ def rows(names=()) -> list[Row]:
             known = recorded.get(source.name, {}).get("kernels", {})
             found.append(Row(name, source.name, signature.line, library.operators_of(source.name, name),
                              _dtypes(signature, [types for _, types in needs.values()]),
+                             _moved(source).get(name, "-"),
                              {e: known.get(e, {}) for e in needs}, [m for m in measured if m.kernel == name],
                              source.name in old))
     if unknown := set(names) - {row.kernel for row in found}:
         raise LookupError(f"[kernels] no kernel {', '.join(sorted(unknown))}: there are "
                           f"{', '.join(row.kernel for row in found)}")
     return [row for row in found if not names or row.kernel in names]
+
+
+def _moved(path) -> dict[str, str]:
+    """{kernel: bytes moved} from the table in the comment at the head of a file: name, what it computes, bytes."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("//"):
+            break
+        if row := re.fullmatch(r"//   (\w+)  +(?:.*\S  +)?(\S.*)", line):
+            found[row[1]] = row[2]
+    return found
 
 
 def _dtypes(signature: Signature, combinations) -> list[str]:
@@ -92,6 +106,7 @@ def _plain(row: Row, chosen) -> dict:
     compiled = {e: {a: dict(zip(figures.COLUMNS, by[a] or ())) or None for a in chosen if a in by}
                 for e, by in row.compiled.items()}
     return {"kernel": row.kernel, "file": row.file, "line": row.line, "operators": row.operators, "dtypes": row.dtypes,
+            "bytes moved": row.moved,
             "changed since compiled": row.old, "compiled": compiled,
             "measured": [{"dtype": m.dtype, "gpu": m.gpu, "GB/s": m.rate} for m in row.measured]}
 
@@ -137,6 +152,7 @@ def _paragraph(screen, row: Row, chosen, single) -> list[str]:
     if single:
         facts += [(e[len(row.kernel):] or "()", ", ".join(f"{a}\u00a0{_registers(by, a)}" for a in chosen))
                   for e, by in row.compiled.items()]
+    facts.insert(1, ("moves", row.moved))
     facts += [("spills", f"{figures.span(everything, 1)} bytes"), ("shared", f"{figures.span(everything, 2)} bytes"),
               ("GB/s", row.rate())]
     for name, value in facts:
@@ -162,7 +178,8 @@ def _notes(screen, found, chosen) -> list[str]:
 
 def markdown() -> str:
     """The table of docs/kernels.md."""
-    lines = ["| kernel | file | operators | dtypes | GB/s |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| kernel | file | operators | dtypes | bytes moved | GB/s |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows():
-        lines.append(f"| `{row.kernel}` | {row.file} | {_operators(row)} | {', '.join(row.dtypes)} | {row.rate()} |")
+        lines.append(f"| `{row.kernel}` | {row.file} | {_operators(row)} | {', '.join(row.dtypes)} | {row.moved} | "
+                     f"{row.rate()} |")
     return "\n".join(lines) + "\n"
