@@ -266,7 +266,8 @@ def test_errors(error, message, call):
 
 
 # what PyTorch has no name for: fused forms of what its users write out
-OURS = {"bias_act", "swiglu", "geglu", "dropout_add", "rotary_embedding", "rotary_tables"}
+OURS = {"add_layer_norm", "add_rms_norm", "bias_act", "dropout_add", "geglu", "rotary_embedding", "rotary_tables",
+        "swiglu"}
 
 
 def test_functional_has_what_the_layers_need(torch):
