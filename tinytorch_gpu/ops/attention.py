@@ -30,6 +30,8 @@ class Attention(Operator):
         node.p, node.seed_offset, node.inner, node.outer = p, seed_offset, scale, 1.0
         shape = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2]) + (q.shape[-2], k.shape[-2])
         xp = node.xp
+        if any(a is not None and a.__class__ is not q.__class__ for a in (k, v, bias, allowed)):
+            return None  # on several devices: the formula refuses them
         if allowed is not None:
             allowed = xp.ascontiguousarray(allowed)
         if bias is not None:
