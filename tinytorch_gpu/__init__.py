@@ -20,6 +20,7 @@ from .autograd.modes import (
 )
 from .backend.cublas import get_float32_matmul_precision, set_float32_matmul_precision
 from .backend.device import device, get_default_device, set_default_device
+from .backend.out_of_memory import OutOfMemoryError
 from .backend.dtypes import (
     bfloat16,
     bool_ as bool,  # noqa: A004  (PyTorch's name)

@@ -25,6 +25,7 @@ from .types import result_type as result_type
 from .io import save as save
 from .kernel import use_kernels as use_kernels
 from .random import Generator as Generator
+from .backend.out_of_memory import OutOfMemoryError as OutOfMemoryError
 from .backend.dtypes import can_cast as can_cast
 from .backend.device import device as device
 from .autograd.modes import enable_grad as enable_grad

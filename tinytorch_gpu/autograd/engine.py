@@ -10,12 +10,12 @@ from heapq import heappop, heappush
 import numpy as np
 
 from ..backend import dtypes, streams
-from ..backend.device import _by_class, is_array, xp_of
+from ..backend.device import _by_class, xp_of
 from ..backend.kernel import kernels_enabled, use_kernels
 from ..tensor import Tensor, attach, make
 from . import gradients, modes
 from .anomaly import explain, nan_message
-from .gradients import accumulate, add, fit, op, plain_sum
+from .gradients import accumulate, add, as_array, fit, op, padded, plain_sum
 from .modes import state
 from .node import AccumulateGrad, Node, endpoint
 from .operands import F32, HALF, array_of, wide
@@ -196,7 +196,7 @@ def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
         if out.__class__ is not tuple:
             out = (out,)
         if len(out) != len(edges):
-            out = _pad(node, out, edges)
+            out = padded(node, out, edges)
         if watched:
             out = _after(node, out, grads, create_graph)
     except Exception as e:
@@ -220,7 +220,7 @@ def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
             continue
         array = value._array if value.__class__ is Tensor else value
         if array.__class__ not in _by_class:
-            array = value = _plain(node, value)
+            array = value = as_array(node, value)
         if edge is not target:
             shape, dtype = target.metas[edge[1]]
         else:
@@ -247,22 +247,6 @@ def _many(node, slots):
             value = xp_of(array_of(like)).zeros(shape, wanted)
         grads.append(value)
     return tuple(grads)
-
-
-def _plain(node, value):
-    if isinstance(value, (np.generic, float, int, complex)) and not isinstance(value, bool):
-        return np.asarray(value)
-    if is_array(value):
-        return value
-    raise TypeError(f"[{node.name()}] backward must return arrays or None, got {type(value).__name__}")
-
-
-def _pad(node, out, edges):
-    if len(out) < len(edges) and not any(e is not None for e in edges[len(out):]):
-        return out + (None,) * (len(edges) - len(out))
-    raise RuntimeError(
-        f"[{node.name()}] returned an incorrect number of gradients (expected {len(edges)}, got {len(out)})"
-    )
 
 
 def _after(node, out, given, create_graph):

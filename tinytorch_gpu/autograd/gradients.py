@@ -6,12 +6,13 @@ import sys
 import numpy as np
 
 from ..backend import streams
-from ..backend.device import _by_class, xp_of
+from ..backend.device import _by_class, is_array, xp_of
+from ..backend.out_of_memory import again
 from ..tensor import Tensor, make
 from .node import REGISTRY
 from .operands import F32, HALF, wide
 
-__all__ = ["op", "fit", "add", "plain_sum", "accumulate"]
+__all__ = ["op", "fit", "add", "plain_sum", "accumulate", "as_array", "padded"]
 
 
 def op(name, *args, **params):
@@ -50,7 +51,10 @@ def add(a, b):
             b = op("Cast", b, dtype=F32)
         return op("Add", a, b)
     crossing = streams.before((a, b)) if streams.several else None
-    out = xp_of(a).add(wide(a), wide(b))
+    try:
+        out = xp_of(a).add(wide(a), wide(b))
+    except MemoryError as e:
+        out = again("backward", e, lambda: xp_of(a).add(wide(a), wide(b)))
     if crossing is not None:
         streams.after(crossing, (out,))
     return out if out.__class__ in _by_class else np.asarray(out)
@@ -63,7 +67,15 @@ def _owned(array):
     """`array` itself if nothing else holds it and it owns plain memory, else a copy."""
     if array.base is None and array.flags.c_contiguous and sys.getrefcount(array) <= _sole:
         return array
-    return array.copy()
+    return copied(array)
+
+
+def copied(array):
+    """A copy; a device that has no memory for it frees what it can first."""
+    try:
+        return array.copy()
+    except MemoryError as e:
+        return again("backward", e, array.copy)
 
 
 def accumulate(node, value, create_graph):
@@ -100,3 +112,21 @@ def accumulate(node, value, create_graph):
 def plain_sum(a, b):
     out = (wide(a) + wide(b)).astype(a.dtype)
     return out if out.__class__ in _by_class else np.asarray(out)
+
+
+def as_array(node, value):
+    """What a rule returned for one input, as an array."""
+    if isinstance(value, (np.generic, float, int, complex)) and not isinstance(value, bool):
+        return np.asarray(value)
+    if is_array(value):
+        return value
+    raise TypeError(f"[{node.name()}] backward must return arrays or None, got {type(value).__name__}")
+
+
+def padded(node, out, edges):
+    """What a rule returned, with None for inputs of which nobody asks."""
+    if len(out) < len(edges) and not any(e is not None for e in edges[len(out):]):
+        return out + (None,) * (len(edges) - len(out))
+    raise RuntimeError(
+        f"[{node.name()}] returned an incorrect number of gradients (expected {len(edges)}, got {len(out)})"
+    )

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..backend import dtypes, streams
 from ..backend.device import _by_class, is_array, xp_of
+from ..backend.out_of_memory import again
 from ..tensor import INFERENCE, Tensor, Version, make
 from . import modes
 from .anomaly import trace_of
@@ -126,34 +127,38 @@ class Operator(Node):
             node.edges = None
         crossing = streams.before(arrays) if streams.several else None
         originals, narrow, out = arrays, None, None
-        if cls.fused is not None and arrays[0].__class__ is not np.ndarray:
-            node.xp = xp_of(arrays[0])
-            out = node.fused(*arrays, **params)
-        fused = out is not None
-        if not fused:
-            if cls.promotion is not None or cls.opmath:
-                originals, arrays, narrow = prepare(cls, arrays)
-            else:
-                place(cls, arrays)
-            for a in arrays:
-                backend = _by_class.get(a.__class__)
-                if backend is not None:
-                    node.xp = backend.xp
-                    break
-            else:
-                node.xp = None
-            try:
-                out = node.forward(*arrays, **params)
-            except (ValueError, TypeError) as e:
-                refused = refusal(cls, e, originals)
-                if refused is None:
-                    raise
-                raise refused from None
-        many = out.__class__ is tuple
-        raws = out if many else (out,)
-        outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
-        if narrow is not None:
-            outs = [o.astype(narrow) if o.dtype == F32 else o for o in outs]
+        try:
+            if cls.fused is not None and arrays[0].__class__ is not np.ndarray:
+                node.xp = xp_of(arrays[0])
+                out = node.fused(*arrays, **params)
+            fused = out is not None
+            if not fused:
+                if cls.promotion is not None or cls.opmath:
+                    originals, arrays, narrow = prepare(cls, arrays)
+                else:
+                    place(cls, arrays)
+                for a in arrays:
+                    backend = _by_class.get(a.__class__)
+                    if backend is not None:
+                        node.xp = backend.xp
+                        break
+                else:
+                    node.xp = None
+                try:
+                    out = node.forward(*arrays, **params)
+                except (ValueError, TypeError) as e:
+                    refused = refusal(cls, e, originals)
+                    if refused is None:
+                        raise
+                    raise refused from None
+            many = out.__class__ is tuple
+            raws = out if many else (out,)
+            outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
+            if narrow is not None:
+                outs = [o.astype(narrow) if o.dtype == F32 else o for o in outs]
+        except MemoryError as e:
+            arrays = originals = out = raws = outs = None  # what the first attempt holds
+            return again(cls.__name__, e, cls.apply, *args, **params)
         if crossing is not None:
             streams.after(crossing, outs)
             if traced:

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..backend import dtypes, streams
 from ..backend.device import _by_class
+from ..backend.out_of_memory import again
 from ..tensor import INFERENCE, Tensor, Version
 from . import modes
 from .modes import state
@@ -90,6 +91,8 @@ class Pointwise(Operator):
             if refused is None:
                 raise
             raise refused from None
+        except MemoryError as e:
+            return again(cls.__name__, e, _general, cls, *args)
         if out.__class__ is not lead.__class__:
             out = np.asarray(out)
         if crossing is not None:

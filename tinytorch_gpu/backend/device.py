@@ -172,138 +172,7 @@ class _Cpu(Backend):
         memory.reset_cpu_peak()
 
 
-class _Simulated(Backend):
-    type = "sim"
-    half_gemm_dtype = None
-
-    def __init__(self):
-        from . import simulated
-
-        self._sim = simulated
-        self._device = device("sim", 0)
-        self.xp, self.special, self.ndarray = simulated.xp, simulated.special, simulated.ndarray
-
-    def from_host(self, array, index=None):
-        return self._sim.asarray_from_host(array)
-
-    def to_host(self, array):
-        return _read(array)
-
-    def synchronize(self, index=None):
-        if recorded:
-            _look(self)
-        self.wait()
-
-    def wait(self, index=None):
-        self._sim.synchronize()
-
-    def fetch(self, array):
-        return lambda: int(array._np[0])  # no copy is counted: it rides on a read that is
-
-    def memory_stats(self, index=None):
-        return self._sim.memory_stats()
-
-    def reset_peak(self, index=None):
-        self._sim.reset_peak()
-
-    def empty_cache(self):
-        self._sim.empty_cache()
-
-
-class _Cuda(Backend):
-    type = "cuda"
-    half_gemm_dtype = None
-
-    def __init__(self):
-        import cupy
-        import cupyx.scipy.special
-
-        from . import streams
-
-        self.xp, self.special, self.ndarray = cupy, cupyx.scipy.special, cupy.ndarray
-        self._peak: dict[int, int] = {}
-        streams.several = True  # a program may enter CuPy's streams without a word
-
-    def from_host(self, array, index=None):
-        with self.xp.cuda.Device(index):
-            return self.xp.asarray(array)
-
-    def to_host(self, array):
-        return _read(array)
-
-    def to_index(self, array, index):
-        if index is None or array.device.id == index:
-            return array
-        with self.xp.cuda.Device(index):
-            return self.xp.array(array)
-
-    def device_of(self, array):
-        return device("cuda", array.device.id)
-
-    def synchronize(self, index=None):
-        if recorded:
-            _look(self, index)
-        self.wait(index)
-
-    def wait(self, index=None):
-        self.xp.cuda.Device(index).synchronize()
-
-    def capturing(self):
-        return self.xp.cuda.get_current_stream().is_capturing()
-
-    def many_streams(self):
-        return True  # the user's own CuPy streams are not known here
-
-    def lasting(self, make):
-        with self.xp.cuda.Stream(non_blocking=True) as aside:  # a capture would repeat it at every replay
-            array = make()
-            aside.synchronize()
-        return array
-
-    def fetch(self, array):
-        cuda = self.xp.cuda
-        stream = cuda.get_current_stream()
-        pinned = cuda.alloc_pinned_memory(8)
-        cuda.runtime.memcpyAsync(pinned.ptr, array.data.ptr, 8, cuda.runtime.memcpyDeviceToHost, stream.ptr)
-        return lambda: int(np.frombuffer(pinned, np.int64, 1)[0])
-
-    def memory_stats(self, index=None):
-        with self.xp.cuda.Device(index) as current:
-            pool = self.xp.get_default_memory_pool()
-            used, held = pool.used_bytes(), pool.total_bytes()
-            # CuPy's pool keeps no high-water mark: the peak is the largest amount seen at a reading, and what the
-            # pool holds bounds it from above
-            peak = self._peak[current.id] = max(self._peak.get(current.id, 0), used)
-            return {"current": used, "peak": peak, "held": held, "limit": pool.get_limit()}
-
-    def reset_peak(self, index=None):
-        with self.xp.cuda.Device(index) as current:
-            self._peak[current.id] = self.xp.get_default_memory_pool().used_bytes()
-
-    def empty_cache(self):
-        self.xp.get_default_memory_pool().free_all_blocks()
-
-
 recorded: dict = {}  # the error words of devices on which something may be wrong, by device (errors.py)
-
-
-def _read(array):
-    """A device array's values, when the stream that makes them is done; raises what the device found by then."""
-    from . import streams
-
-    if streams.several:
-        streams.before((array,))
-    if not recorded:
-        return array.get()
-    from . import errors
-
-    return errors.reading(array, array.get)
-
-
-def _look(backend, index=None):
-    from . import errors
-
-    errors.look(backend, index=index)
 
 
 CPU = _Cpu()
@@ -367,7 +236,9 @@ def backend_for(where) -> Backend:
         with _lock:
             found = _by_type.get(kind)
             if found is None:
-                found = _Simulated() if kind == "sim" else _Cuda()
+                from . import gpu
+
+                found = gpu.Simulated() if kind == "sim" else gpu.Cuda()
                 _by_class[found.ndarray] = found
                 _by_type[kind] = found
     if where.index is not None and where.index >= (probe().count if kind == "cuda" else 1):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..backend import random as _random
 from ..backend.device import device as _Device
+from ..backend.out_of_memory import OutOfMemoryError
 from ..random import get_rng_state as _get_rng_state
 from ..random import set_rng_state as _set_rng_state
 from .memory import (
@@ -44,12 +45,12 @@ from .streams import (
 )
 
 __all__ = [
-    "Event", "ExternalStream", "Stream", "StreamContext", "current_device", "current_stream", "default_stream",
-    "device", "device_count", "empty_cache", "get_device_capability", "get_device_name", "get_device_properties",
-    "get_rng_state", "get_rng_state_all", "initial_seed", "is_available", "is_bf16_supported", "manual_seed",
-    "manual_seed_all", "max_memory_allocated", "mem_get_info", "memory_allocated", "memory_reserved", "memory_stats",
-    "memory_summary", "reset_peak_memory_stats", "set_device", "set_rng_state", "set_rng_state_all", "set_stream",
-    "stream", "synchronize",
+    "Event", "ExternalStream", "OutOfMemoryError", "Stream", "StreamContext", "current_device", "current_stream",
+    "default_stream", "device", "device_count", "empty_cache", "get_device_capability", "get_device_name",
+    "get_device_properties", "get_rng_state", "get_rng_state_all", "initial_seed", "is_available",
+    "is_bf16_supported", "manual_seed", "manual_seed_all", "max_memory_allocated", "mem_get_info", "memory_allocated",
+    "memory_reserved", "memory_stats", "memory_summary", "reset_peak_memory_stats", "set_device", "set_rng_state",
+    "set_rng_state_all", "set_stream", "stream", "synchronize",
 ]
 
 

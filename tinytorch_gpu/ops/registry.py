@@ -5,12 +5,14 @@ import sys
 
 from ..autograd.casting import autocasting
 from ..autograd.operator import inplace as write_inplace
+from ..backend.out_of_memory import retried
 from ..tensor import attach
 
 __all__ = ["public", "PUBLIC", "INPLACE"]
 
 PUBLIC: dict[str, object] = {}  # name -> function, in `ops`, at the top level unless functional
 
+ALLOCATE = {"tinytorch_gpu.ops.creation", "tinytorch_gpu.ops.data"}  # their functions make arrays without an operator
 INPLACE = {"add": "__iadd__", "sub": "__isub__", "mul": "__imul__", "div": "__itruediv__", "pow": "__ipow__",
            "remainder": "__imod__", "floor_divide": "__ifloordiv__", "bitwise_and": "__iand__", "bitwise_or": "__ior__",
            "bitwise_xor": "__ixor__"}
@@ -38,6 +40,8 @@ def public(function=None, *, method=None, functional=False, inplace=False, autoc
     def put(f):
         if autocast is not None:
             f = autocasting(f, autocast)
+        if f.__module__ in ALLOCATE:
+            f = retried(f)
         PUBLIC[f.__name__] = f
         f._functional = functional
         setattr(sys.modules["tinytorch_gpu.ops"], f.__name__, f)
