@@ -6,6 +6,7 @@ from ..autograd.modes import state
 from ..autograd.node import next_order
 from ..autograd.operator import Operator
 from ..autograd.views import link_view
+from ..backend import streams
 from ..backend.device import _by_class
 from ..tensor import Tensor, make
 
@@ -25,7 +26,10 @@ class _ViewOperator(Operator):
             if modes.anomaly is not None:
                 return _general(cls, source, **params)
             node = _new(cls)
+            crossing = streams.before((source._array,)) if streams.several else None
             out = node.forward(source._array, **params)
+            if crossing is not None:  # a reshape may copy
+                streams.after(crossing, (out,))
             t = make(out)
             if source._req and state.grad:
                 node.edges = (source._edge(),)
@@ -34,8 +38,14 @@ class _ViewOperator(Operator):
                 node.order = next_order()
                 node.shape, node.dtype = out.shape, out.dtype
                 t._node, t._req = node, True
+                if crossing is not None:
+                    streams.note(node, crossing)
             link_view(cls, t, source, params)
             return t
         if source.__class__ in _by_class:
-            return _new(cls).forward(source, **params)
+            crossing = streams.before((source,)) if streams.several else None
+            out = _new(cls).forward(source, **params)
+            if crossing is not None:
+                streams.after(crossing, (out,))
+            return out
         return _general(cls, source, **params)
