@@ -150,7 +150,7 @@ class MemoryPool:
             self._live.pop(ptr, None)
             key = size if queue is None or not queue.ident else (queue.ident, size)
             self._free.setdefault(key, []).append((block, ptr))
-            if side is not None:
+            if side is not None and side.freed is not None:  # its names are None at the interpreter's end
                 side.freed(queue, block, ptr)
             if self._held - self._used > self.IDLE_BYTES:
                 self.free_all_blocks()
