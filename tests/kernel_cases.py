@@ -194,7 +194,7 @@ def rotary_rows(bench, dtype):
     # (batch, heads, time, features), angles of a position, and the offset of the input's start
     shapes = (((2, 3, 5, 16), 8, 0), ((2, 3, 5, 16), 8, 1), ((1, 2, 4, 10), 5, 0), ((2, 1, 3, 24), 8, 0),
               ((1, 1, 1, 2), 1, 0), ((2, 2, 3, 7), 2, 3), ((1, 2, 33, 64), 32, 0), ((1, 1, 2, 2064), 1024, 0),
-              ((3, 2, 2, 9), 4, 1))
+              ((3, 2, 2, 9), 4, 1), ((1, 1, 3, 13), 4, 0), ((1, 1, 3, 7), 2, 0))
     for (shape, pairs, offset), interleaved in itertools.product(shapes, (False, True)):
         batch, heads, time, width = shape
         for dim, tables in ((2, (time,)), (1, (heads,)), (2, (batch, time))):
@@ -669,6 +669,10 @@ def indices_in_range(bench, dtype):
         host[bench.rng.integers(n)] = -77
         check(host, offset, -5, 100, -77, None)
         check(host, offset, -5, 100, None, -77)
+    if kind is np.int64:  # a report has 40 bits for the value
+        half = 1 << 39
+        for value in (half - 2, half - 1, half, half + 5, 1 << 60, 1 - half, -half, -half - 1, -(1 << 60)):
+            check(np.array([3, value], kind), 0, -5, 100, None, min(max(value, -half), half - 1))
 
 
 CASES = {  # case -> the `__global__` functions it covers
