@@ -17,7 +17,7 @@ import numpy as np
 from . import cublas, dtypes, threads
 from .device import backend_of, device_of
 
-__all__ = ["gemm", "matmul"]
+__all__ = ["gemm", "matmul", "product_into"]
 
 _THREADED = 1 << 22  # multiplications from which a batch is cut over threads: BLAS does not thread small matrices
 
@@ -88,6 +88,18 @@ def gemm(a, b, trans_a=False, trans_b=False, out_dtype=None, add=None, alpha=1, 
         if add is not None and beta:
             product += add if beta == 1 else add * beta
         return product.astype(out_dtype, copy=False)
+
+
+def product_into(out, a, b):
+    """out = a @ b for ranks >= 2 in one dtype that is no half type; out is contiguous. Returns it."""
+    backend = backend_of(out)
+    if backend.xp is np or out.dtype not in cublas.TYPES:
+        return backend.xp.matmul(a, b, out=out)
+    if out.size and a.shape[-1]:
+        cublas.product(backend, a, b, out)
+    else:
+        out.fill(0)
+    return out
 
 
 def _on_device(backend, a, b, out_dtype, add, alpha, beta):

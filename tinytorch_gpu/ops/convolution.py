@@ -19,6 +19,7 @@ from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes, threads
 from ..backend.device import backend_of
+from ..backend.gemm import product_into
 from .registry import public
 
 _PIECE = 1 << 20  # bytes of columns on the CPU
@@ -124,7 +125,7 @@ class Conv(_Convolution):
         def run(piece):
             columns = g.columns(scratch, x[piece])
             product = scratch("product", g.groups, filters // g.groups, columns.shape[2])
-            product = xp.matmul(weight, columns, out=product).reshape(filters, -1, *g.out)
+            product = product_into(product, weight, columns).reshape(filters, -1, *g.out)
             target = out[piece].swapaxes(0, 1)
             if shift is None:
                 target[...] = product
@@ -158,7 +159,7 @@ class ConvInput(_Convolution):
         def run(piece):
             rows = g.grouped_output(scratch, y[piece])
             columns = scratch("columns", g.groups, weight.shape[1], rows.shape[2])
-            out[piece] = g.fold(scratch, xp.matmul(weight, rows, out=columns), rows.shape[2] // g.positions)
+            out[piece] = g.fold(scratch, product_into(columns, weight, rows), rows.shape[2] // g.positions)
 
         g.over_batch(xp, y.itemsize, run)
         return out
@@ -181,7 +182,9 @@ class ConvWeight(_Convolution):
 
         def run(piece):
             rows = g.grouped_output(scratch, y[piece])
-            parts[piece.start] = xp.matmul(rows, g.columns(scratch, x[piece]).swapaxes(1, 2))
+            columns = g.columns(scratch, x[piece]).swapaxes(1, 2)
+            made = xp.empty((*rows.shape[:2], columns.shape[2]), x.dtype)
+            parts[piece.start] = product_into(made, rows, columns)
 
         g.over_batch(xp, x.itemsize, run)
         total = xp.zeros(g.w_shape, x.dtype)
