@@ -22,9 +22,9 @@ import sys
 import time
 from pathlib import Path
 
-# one process is one worker: set before NumPy and the emulator read them
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TINYTORCH_EMULATOR_THREADS="1")
-os.environ.pop("TINYTORCH_FUSED", None)
+if __name__ == "__main__":  # one process is one worker: set before NumPy and the emulator read them
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TINYTORCH_EMULATOR_THREADS="1")
+    os.environ.pop("TINYTORCH_FUSED", None)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 from mutation.trial import Library, Target, Trial, temporary_cache  # noqa: E402
 
 from tinytorch_gpu.backend import kernel_source  # noqa: E402
+from tinytorch_gpu.backend.simulated import emulator  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "mutants.json"
 REASONS = HERE / "mutation" / "survivors.json"
@@ -188,12 +189,15 @@ def parse(arguments):
     parser.add_argument("--all", action="store_true", help="run unchanged regions too")
     parser.add_argument("--list", metavar="REGION", help="print the mutants of the regions whose name contains this")
     parser.add_argument("--only", metavar="REGION", help="run the regions whose name contains this; write nothing")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: the cores)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: the cores)")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None) -> int:
     given = parse(arguments)
+    if missing := emulator.unavailable():
+        print(f"mutants cannot run here: {missing}", file=sys.stderr)
+        return 1
     import kernel_cases
     import test_kernels
 
