@@ -30,11 +30,10 @@ __device__ __forceinline__ long long first_item() {
 
 // x += bias; a null bias adds nothing.
 template <typename T>
-__device__ __forceinline__ void add_bias(
-    float (&x)[ITEMS], const T* bias, long long i, long long n, long long columns) {
+__device__ __forceinline__ void add_bias(float (&x)[ITEMS], const T* bias, long long i, long long columns) {
     if (bias == nullptr) return;
     long long c = i % columns;
-    if (c + ITEMS <= columns && aligned(bias + c)) {  // the tail of x ends with a row, so none of it comes here
+    if (c + ITEMS <= columns && aligned(bias + c)) {
         float b[ITEMS];
         load(bias + c, b);
 #pragma unroll
@@ -43,7 +42,7 @@ __device__ __forceinline__ void add_bias(
     }
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
-        if (i + k < n) x[k] += widen(bias[c]);
+        x[k] += widen(bias[c]);  // behind the end of x too, where nothing is stored
         if (++c == columns) c = 0;
     }
 }
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(256) activation_forward(
     const bool whole = i + ITEMS <= n && aligned(x) && aligned(y);
     float v[ITEMS];
     load_some(x, i, n, whole, v);
-    add_bias(v, bias, i, n, columns);
+    add_bias(v, bias, i, columns);
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) v[k] = activate<KIND>(v[k]);
     store_some(y, i, n, whole, v);
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(256) activation_backward(
     float v[ITEMS], g[ITEMS];
     load_some(x, i, n, whole, v);
     load_some(grad, i, n, whole, g);
-    add_bias(v, bias, i, n, columns);
+    add_bias(v, bias, i, columns);
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) g[k] *= slope<KIND>(v[k]);
     store_some(gx, i, n, whole, g);
