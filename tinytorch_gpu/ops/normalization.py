@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .. import ops
 from ..autograd.operator import Operator, array_of
 from ..backend import dtypes, kernel_rows
@@ -43,6 +45,9 @@ class Layout:
 
     def squares(self, xp, a, b):
         """Sums of a * b over the normalized dimensions."""
+        if xp is not np:  # CuPy's einsum is a product by cuBLAS, which it refuses while a graph is captured
+            ab = a * b
+            return ab.sum(axis=1, keepdims=True) if self.by_row else ab.sum(axis=(0, 2), keepdims=True)
         if self.by_row:
             return xp.einsum("ij,ij->i", a, b)[:, None]
         return sum_leading(xp.einsum("ncl,ncl->nc", a, b), 1).reshape(1, -1, 1)
