@@ -314,17 +314,19 @@ def normalizations(bench, dtype):
 def normalizations_of_sums(bench, dtype):
     """x + residual normalized and kept, and the gradient that comes to the sum itself."""
     for center, columns, weights in itertools.product((True, False), (1, 8, 100, 264, 2051), (None, dtype, F32)):
-        _normalization(bench, dtype, center, columns, weights, 7, int(columns == 100), True)
+        _normalization(bench, dtype, center, columns, weights, 7, 0, True)
+    for center, unaligned in itertools.product((True, False), ("x", "grad", "residual", "more")):
+        _normalization(bench, dtype, center, 72, dtype, 4, 1, True, unaligned)
 
 
 def normalizations_of_long_rows(bench, dtype):
     """Longer than shared memory has sums for: gradients of weight and bias by a kernel of their own."""
     for center, columns, count in ((True, 6145, 3), (True, 6160, 4), (False, 12296, 3)):
         _normalization(bench, dtype, center, columns, dtype, count, 0, columns == 6160)
-    for center, columns, (count, offset) in itertools.product(
-            (True, False), (1, 5, 72), ((1, 0), (5, 1), (700, 0))):
-        grad, g64 = bench.draw((count, columns), dtype, offset)
-        x, x64 = bench.draw((count, columns), dtype, offset)
+    for center, columns, (count, grad_offset, x_offset) in itertools.product(
+            (True, False), (1, 5, 72), ((1, 0, 0), (5, 1, 0), (5, 0, 1), (700, 0, 0))):
+        grad, g64 = bench.draw((count, columns), dtype, grad_offset)
+        x, x64 = bench.draw((count, columns), dtype, x_offset)
         mean, m64 = bench.draw((count, 1), F32) if center else (None, 0.0)
         r, r64 = bench.draw((count, 1), F32)
         wants = g64 * (x64 - m64) * r64, g64
@@ -334,15 +336,18 @@ def normalizations_of_long_rows(bench, dtype):
                 bench.same(sums.column_sums(got), want.sum(0), what, 4 * np.abs(want).sum(0).max() + 4)
 
 
-def _normalization(bench, dtype, center, columns, weights, count, offset, residual):
-    x, x64 = bench.draw((count, columns), dtype, offset, 2.0)
-    grad, g64 = bench.draw((count, columns), dtype)
-    more, m64 = bench.draw((count, columns), dtype) if residual else (None, 0.0)
+def _normalization(bench, dtype, center, columns, weights, count, offset, residual, unaligned="x"):
+    def operand(name, scale=1.0):
+        return bench.draw((count, columns), dtype, offset * (name == unaligned), scale)
+
+    x, x64 = operand("x", 2.0)
+    grad, g64 = operand("grad")
+    more, m64 = operand("more") if residual else (None, 0.0)
     weight, w64 = bench.draw(columns, weights, 1) if weights else (None, 1.0)
     bias, b64 = bench.draw(columns, weights) if weights and center else (None, 0.0)
     what = f"norm of {columns}, center={center}, weights {weights}"
     if residual:
-        r, r64 = bench.draw((count, columns), dtype)
+        r, r64 = operand("residual")
         y, mean, r, x = rows.norm(x, weight, bias, columns, 1e-5, center, r)
         bench.same(x, x64 + r64, "sum, " + what, 4)
         x64 = bench.backend.to_host(x).astype(np.float64)  # what is rounded is what is normalized
@@ -431,7 +436,7 @@ def embedding_gradients(bench, dtype):
 
 def cross_entropy(bench, dtype):
     for columns, smoothing in itertools.product(WIDTHS[1:], (0.0, 0.1)):
-        count, offset = (9, 1) if columns == 100 else (5, 0)
+        count, offset = (9, 1) if columns in (64, 100) else (5, 0)
         x, x64 = bench.draw((count, columns), dtype, offset, 3.0)
         target = bench.rng.integers(0, columns, count)
         target[1] = -100
