@@ -64,16 +64,14 @@ class FlatOptimizer(Optimizer):
         """Update all parameters that have gradients; returns the closure's loss, if there is one."""
         loss = self._evaluate(closure)
         for group in self.param_groups:
-            params = [p for p in group["params"] if p._grad is not None]
+            params = [p for p in group["params"] if p._grad is not None and not self._skipped(p.device)]
             parts = self._slabs.parts(params, self._names(group), self.state, group.get("master_weights", False),
                                       self._has_kernel(group)) if params else ()
             for part in parts:
                 where = part.slots[0].param.device
-                scale, found = (_on(where, getattr(self, name, None)) for name in ("grad_scale", "found_inf"))
-                if where.type == "cpu":
-                    if found is not None and found != 0:
-                        continue
-                    found = None
+                scale, found = self._given("grad_scale", where), None
+                if where.type != "cpu":
+                    found = self._given("found_inf", where)
                 run = self._run_kernel if isinstance(part, Lists) else self._run_formula
                 # the state is where the parameters are: what is in order for them is for it
                 touched = [*part.arrays, *(slot.param._grad._array for slot in part.slots)]
@@ -81,6 +79,14 @@ class FlatOptimizer(Optimizer):
                     run(part, group, scale, found)
         return loss
 
+    def _given(self, name, device):
+        """`grad_scale` or `found_inf` as an array on a device, None where nobody set it."""
+        tensor = getattr(self, name, None)
+        return None if tensor is None else tensor.detach().to(device)._array
 
-def _on(device, tensor):
-    return None if tensor is None else tensor.detach().to(device)._array
+    def _skipped(self, device) -> bool:
+        """Whether a step leaves parameters of a device alone, as far as the host can tell without waiting for one."""
+        if device.type != "cpu":
+            return False
+        found = self._given("found_inf", device)
+        return found is not None and bool(found)
