@@ -59,6 +59,10 @@ def test_every_section_on_the_simulated_device(bench, tmp_path, capsys):
     bench.table.write(tmp_path / "gpu.json", tmp_path / "gpu.md")
     page_is_complete(bench, found, (tmp_path / "gpu.md").read_text())
     if kernel.ready(devices.backend_for(devices.device("sim"))):
+        named = {r["op"] for r in found if "kernel" in r}
+        from gpu_bench.kernel_table import CASES, OPTIMIZERS
+
+        assert named == {c.name for c in [*CASES, *OPTIMIZERS] if c.kernel} | {"clip_grad_norm_"}
         uncovered = importlib.import_module("gpu_bench.kernels").uncovered(found)
         assert not uncovered, f"kernels without a case in bench/gpu_bench/kernel_table.py: {uncovered}"
 

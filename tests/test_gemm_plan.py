@@ -426,6 +426,41 @@ def test_products_are_captured_into_a_graph(rng, where):
             assert (backend.to_host(out) == h @ h.swapaxes(-1, -2) + bias).all()
 
 
+@pytest.mark.parametrize("where", ["sim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_train_step_with_convolutions_is_captured(rng, where):
+    backend = devices.backend_for(devices.device(where))
+    if cublas.library(backend).name == "CuPy":
+        pytest.skip("nvmath-python is not installed: CuPy's binding refuses capture")
+    nn = tt.nn
+    with tt.device(where):
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=2),
+            nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 16, 10))
+        x = tt.from_numpy(rng.standard_normal((2, 3, 4, 4)).astype(np.float32)).to(where)
+        y = tt.from_numpy(rng.integers(0, 10, 2)).to(where)
+        optimizer = tt.optim.AdamW(model.parameters(), lr=1e-2)
+
+        def step():
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        backend.synchronize()
+        stream = backend.xp.cuda.Stream(non_blocking=True)
+        with stream:
+            first = [step() for _ in range(3)][0]
+            stream.synchronize()
+            stream.begin_capture()
+            last = step()
+            graph = stream.end_capture()
+            for _ in range(5):
+                graph.launch(stream)
+            stream.synchronize()
+        assert float(last) < float(first)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [*FLOATS, *COMPLEX], ids=str)
 def test_the_gpu_agrees_with_the_plan_executed_here(rng, dtype):
