@@ -40,7 +40,6 @@ class _Device(Backend):
 
 class Simulated(_Device):
     type = "sim"
-    half_gemm_dtype = None
 
     def __init__(self):
         from . import simulated
@@ -87,7 +86,6 @@ class Simulated(_Device):
 
 class Cuda(_Device):
     type = "cuda"
-    half_gemm_dtype = None
 
     def __init__(self):
         import cupy
