@@ -483,6 +483,21 @@ def test_registers_and_spills(run, monkeypatch):
     assert status == 2 and "does not compile for sm_35" in err
 
 
+def test_what_an_older_architecture_lacks_is_said(run, monkeypatch):
+    try:
+        nvrtc.Nvrtc()
+    except nvrtc.NvrtcMissing as e:
+        pytest.skip(str(e))
+    monkeypatch.setattr(emulator, "unavailable", lambda: "no emulator")
+    write("__global__ void f(int* x, int n) { x[0] = __reduce_add_sync(~0u, x[threadIdx.x % n]); }")
+    status, out, _ = run("kernel", "check", "mine.cu")
+    flat = " ".join(out.split())
+    assert status == 3 and re.search(r"^f sm_80 ", out, re.M)
+    assert re.search(r'not for sm_75: mine\.cu\(1\): error: identifier "__reduce_add_sync"', flat)
+    status, out, _ = run("kernel", "check", "mine.cu", "--arch", "sm_75")
+    assert status == 2 and "does not compile for sm_75" in out
+
+
 WRONG = [
     (["nothing.cu"], "[kernel] nothing.cu is not there; the library has "), (["."], "[kernel] . is a folder"),
     (["empty.cu"], "empty.cu has no __global__ function"),
