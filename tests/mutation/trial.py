@@ -66,6 +66,7 @@ class Library:
         for k in kernel.LIBRARY:
             k._functions.clear()
             k._launches.clear()
+            k._of.clear()
 
     def choose(self, mutant: Mutant, file: str):
         """From here on this process has the mutant, which stands in `file` or a header of it."""
@@ -75,6 +76,7 @@ class Library:
                 if k.source == file:
                     k._functions.clear()
                     k._launches.clear()
+                    k._of.clear()
         else:
             for place in self.places[file]:
                 place[0] = mutant.number
