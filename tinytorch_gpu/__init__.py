@@ -53,7 +53,8 @@ pi, e, inf, nan = 3.141592653589793, 2.718281828459045, float64.np.type("inf").i
 
 globals().update({name: f for name, f in ops.PUBLIC.items() if not f._functional})
 
-_SUBPACKAGES = ("nn", "optim", "amp", "utils", "cuda", "autograd", "kernel", "linalg", "testing", "io", "random")
+_SUBPACKAGES = ("nn", "optim", "amp", "utils", "cuda", "autograd", "kernel", "linalg", "testing", "io", "random",
+                "look")
 _LATE = {
     "save": "io", "load": "io", "from_dlpack": "interop", "result_type": "types", "autocast": "amp",
     "is_autocast_enabled": "amp", "get_autocast_dtype": "amp", "is_autocast_cache_enabled": "amp",

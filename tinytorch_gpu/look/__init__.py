@@ -1,0 +1,16 @@
+"""Floor 4: a program looked into. Every function returns a view: print(), save("x.html"), data, a notebook's cell.
+
+    with look.record():
+        loss = model(x).sum()
+        loss.backward()
+    look.graph(loss).print()
+
+Nothing below imports this package, and nothing of it stays behind: recording ends with its block.
+"""
+from __future__ import annotations
+
+from .graph import Graph, graph
+from .recorder import record
+from .view import View
+
+__all__ = ["Graph", "View", "graph", "record"]

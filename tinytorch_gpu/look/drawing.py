@@ -1,0 +1,127 @@
+"""A picture of boxes, arrows and texts, written as SVG by itself and as PNG by matplotlib."""
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape, quoteattr
+
+__all__ = ["Drawing"]
+
+# kind of box -> (fill, line, corner radius, line width)
+BOXES = {
+    "operator": ("#eef4ff", "#4a72b8", 4, 1.2), "leaf": ("#e9f7ec", "#3f8f57", 12, 1.2),
+    "module": ("#f4f1fa", "#8468b5", 6, 1.6), "module-open": ("none", "#8468b5", 6, 1),
+    "repeat": ("#f4f1fa", "#8468b5", 6, 3), "repeat-open": ("none", "#8468b5", 6, 3),
+    "bundle": ("#f6f6f6", "#888888", 6, 1.6), "bundle-open": ("none", "#888888", 6, 1),
+}
+# kind of text -> (colour, size, weight)
+TEXTS = {
+    "title": ("#222222", 13, "bold"), "name": ("#222222", 12, "bold"), "shape": ("#555555", 11, "normal"),
+    "forward": ("#1f5fbf", 11, "normal"), "backward": ("#c0392b", 11, "normal"), "edge": ("#c0392b", 10, "normal"),
+}
+ANCHORS = {"start": "left", "middle": "center", "end": "right"}  # SVG's word and matplotlib's
+ARROWS = {"forward": ("#1f5fbf", ""), "backward": ("#c0392b", "4 3")}
+
+
+@dataclass
+class Drawing:
+    """Sizes in pixels, the origin at the top left."""
+
+    width: float
+    height: float
+    boxes: list[tuple] = field(default_factory=list)
+    arrows: list[tuple] = field(default_factory=list)
+    texts: list[tuple] = field(default_factory=list)
+
+    def box(self, x, y, width, height, kind, tip=""):
+        """A rectangle of one of the kinds in BOXES."""
+        self.boxes.append((x, y, width, height, kind, tip))
+
+    def arrow(self, x1, y1, x2, y2, kind, lane=None):
+        """A curve from one point to another; where `lane` is given, most of it runs up or down at that x."""
+        if lane is None:
+            middle = (y2 - y1) * 0.45
+            points = [(x1, y1), (x1, y1 + middle), (x2, y2 - middle), (x2, y2)]
+        else:
+            turn = min(26.0, abs(y2 - y1) / 3) * (1 if y2 > y1 else -1)
+            points = [(x1, y1), (x1, y1 + turn), (lane, y1), (lane, y1 + turn)]
+            points += [(lane, y1 + turn), (lane, y2 - turn), (lane, y2 - turn)]
+            points += [(lane, y2), (x2, y2 - turn), (x2, y2)]
+        self.arrows.append((points, kind))
+
+    def text(self, x, y, text, kind, anchor="start"):
+        """A line of text whose baseline is at y; `anchor` as in SVG."""
+        self.texts.append((x, y, text, kind, anchor))
+
+    def frame(self) -> tuple[float, float, float, float]:
+        """(x, y, width, height) that holds everything, bent arrows too."""
+        xs = [p[0] for points, _ in self.arrows for p in points]
+        left, right = min([0, *(x - 8 for x in xs)]), max([self.width, *(x + 30 for x in xs)])
+        return left, 0, right - left, self.height
+
+    def svg(self) -> str:
+        """The picture as an SVG document."""
+        x, y, w, h = self.frame()
+        out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:.0f}" height="{h:.0f}" '
+               f'viewBox="{x:.1f} {y:.1f} {w:.1f} {h:.1f}" font-family="DejaVu Sans, Verdana, sans-serif">', "<defs>"]
+        for kind, (color, _) in ARROWS.items():
+            out.append(f'<marker id="{kind}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="6" markerHeight="6" '
+                       f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{color}"/></marker>')
+        out += ["</defs>", f'<rect x="{x:.1f}" y="0" width="{w:.1f}" height="{h:.1f}" fill="#ffffff"/>']
+        for bx, by, bw, bh, kind, tip in self.boxes:
+            fill, line, radius, stroke = BOXES[kind]
+            title = f"<title>{escape(_printable(tip))}</title>" if tip else ""
+            out.append(f'<rect class={quoteattr(kind)} x="{bx:.1f}" y="{by:.1f}" width="{bw:.1f}" height="{bh:.1f}" '
+                       f'rx="{radius}" fill="{fill}" stroke="{line}" stroke-width="{stroke}">{title}</rect>')
+        for (start, *rest), kind in self.arrows:
+            color, dashes = ARROWS[kind]
+            curves = " ".join(f"{p[0]:.1f},{p[1]:.1f}" for p in rest)
+            dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+            out.append(f'<path d="M{start[0]:.1f},{start[1]:.1f} C{curves}" fill="none" stroke="{color}" '
+                       f'stroke-opacity="0.75"'
+                       f'{dashed} marker-end="url(#{kind})"/>')
+        for tx, ty, text, kind, anchor in self.texts:
+            color, size, weight = TEXTS[kind]
+            halo = ' paint-order="stroke" stroke="#ffffff" stroke-width="3"' if kind == "edge" else ""
+            out.append(f'<text x="{tx:.1f}" y="{ty:.1f}" fill="{color}" font-size="{size}" font-weight="{weight}" '
+                       f'text-anchor="{anchor}"{halo}>{escape(_printable(text))}</text>')
+        return "\n".join([*out, "</svg>", ""])
+
+    def png(self) -> bytes:
+        """The picture as a PNG. Raises: ImportError without matplotlib."""
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+            from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+            from matplotlib.path import Path
+        except ImportError as e:
+            raise ImportError("[save] a .png needs matplotlib (pip install 'tinytorch-gpu[viz]'); .svg and .html need "
+                              "nothing") from e
+        x, y, w, h = self.frame()
+        dpi = min(144.0, 144.0 * 20000 / max(w, h) / 1.5)  # matplotlib draws up to 65536 pixels
+        figure = Figure(figsize=(w / 96, h / 96), dpi=dpi)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(x, x + w)
+        axes.set_ylim(h, y)
+        axes.axis("off")
+        for bx, by, bw, bh, kind, _ in self.boxes:
+            fill, line, radius, stroke = BOXES[kind]
+            axes.add_patch(FancyBboxPatch((bx, by), bw, bh, boxstyle=f"round,pad=0,rounding_size={radius}",
+                                          facecolor=fill, edgecolor=line, linewidth=stroke * 0.75))
+        for points, kind in self.arrows:
+            color, dashes = ARROWS[kind]
+            path = Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1))
+            axes.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=7, color=color, linewidth=0.75,
+                                           alpha=0.75, linestyle="--" if dashes else "-"))
+        for tx, ty, text, kind, anchor in self.texts:
+            color, size, weight = TEXTS[kind]
+            axes.text(tx, ty, _printable(text).replace("$", r"\$"), color=color, fontsize=size * 0.75,
+                      fontweight=weight, va="baseline", ha=ANCHORS[anchor])
+        out = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(out)
+        return out.getvalue()
+
+
+def _printable(text) -> str:
+    """Without the control characters that XML forbids."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -1,0 +1,194 @@
+"""`look.record()`: what must be known beforehand, noted while operators run: inputs, module, figures, gradients."""
+from __future__ import annotations
+
+import threading
+import weakref
+from functools import partial
+
+from ..autograd import modes
+from ..autograd.gradients import fit
+from ..autograd.hooks import RemovableHandle
+from ..autograd.node import AccumulateGrad, endpoint
+from ..backend import dtypes
+from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
+from ..tensor import Tensor
+from .sample import sample
+from .saved import saved_of
+
+__all__ = ["Note", "Place", "note_of", "record"]
+
+NOTES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> Note; goes with the node
+
+
+class Place:
+    """One call of a module: the call around it, its dotted name in the outermost module, its class."""
+
+    __slots__ = ("parent", "name", "kind", "root")
+
+    def __init__(self, parent, name, kind, root):
+        self.parent, self.name, self.kind, self.root = parent, name, kind, root
+
+
+class Note:
+    """What was noted of one node. `arrived`: samples of the gradients of its outputs; `sent`: of its inputs."""
+
+    __slots__ = ("inputs", "place", "outputs", "saved", "arrived", "sent", "by", "__weakref__")
+
+    def __init__(self, inputs=(), place=None, outputs=(), saved=()):
+        self.inputs, self.place, self.outputs, self.saved = inputs, place, outputs, saved
+        self.arrived = self.sent = None
+        self.by = None  # of a leaf, which many graphs share: weakly, the note of the operator that sent to it last
+
+
+def note_of(node) -> Note | None:
+    """What was recorded of a node, None where nothing was."""
+    return NOTES.get(node)
+
+
+class record:
+    """Notes of every operator application what a view can only show if it was written down when it happened.
+
+        with look.record():
+            loss = model(x).sum()
+            loss.backward()
+        look.graph(loss).print()
+
+    The user's line, the operands, the modules that were being called, norm, mean and range of each output and, in a
+    backward inside the block, of each gradient. Only what is recorded for backward is noted: nothing under no_grad().
+    All threads are noted while any block is open, as in anomaly mode; each has its own modules. Blocks nest: the notes
+    are the same. The notes live as long as the graph; hooks are removed when the last block ends.
+    """
+
+    _lock = threading.Lock()
+    _open = 0
+    _active: _Recorder | None = None
+
+    def __enter__(self):
+        with record._lock:
+            record._open += 1
+            if record._active is None:
+                record._active = _Recorder()
+                modes.set_recorder(record._active.note)
+        return self
+
+    def __exit__(self, *exc):
+        with record._lock:
+            record._open -= 1
+            if record._open == 0:
+                active, record._active = record._active, None
+                modes.set_recorder(None)
+                active.close()
+
+
+class _Modules(threading.local):
+    """The modules that are being called in this thread, the innermost last."""
+
+    def __init__(self):
+        self.stack: list[tuple[object, Place]] = []
+
+
+class _Recorder:
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._modules = _Modules()
+        self._names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # root -> {id of module: name}
+        self._hooked: weakref.WeakKeyDictionary | None = weakref.WeakKeyDictionary()  # node -> handle; None at the end
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        with self._lock:  # another thread may be noting an operator
+            hooked, self._hooked = self._hooked, None
+        for node, handle in list(hooked.items()):
+            unhook(node, handle)
+
+    # modules
+
+    def _enter(self, module, args):
+        stack = self._modules.stack
+        parent = stack[-1][1] if stack else None
+        root = parent.root() if parent is not None else None
+        if root is None:
+            root, parent = module, None
+        name = self._name(root, module)
+        stack.append((module, Place(parent, name, type(module).__name__, weakref.ref(root))))
+
+    def _leave(self, module, args, output):
+        stack = self._modules.stack
+        if any(m is module for m, _ in stack):  # not where the block began inside this call
+            while stack.pop()[0] is not module:
+                pass
+
+    def _name(self, root, module):
+        """The dotted name in the outermost module; None for a module that is not part of it."""
+        names = self._names.get(root)
+        if names is None or id(module) not in names:  # modules may have been added since
+            names = self._names[root] = {id(m): name for name, m in root.named_modules()}
+        return names.get(id(module))
+
+    # operators
+
+    def note(self, node, args, outs):
+        stack = self._modules.stack
+        inputs = tuple(
+            (dtypes.of(a._array).name, a._array.shape) if isinstance(a, Tensor) else repr(a)[:40] for a in args)
+        note = NOTES[node] = Note(inputs, stack[-1][1] if stack else None, tuple([sample(o) for o in outs]),
+                                  saved_of(node))
+        targets: list[tuple | None] = []
+        leaves: list[Note | None] = []
+        for edge in node.edges:
+            leaves.append(None)
+            if edge is None:
+                targets.append(None)
+                continue
+            target, i = endpoint(edge)
+            targets.append((target.shape, target.dtype) if target.metas is None else target.metas[i])
+            if target.__class__ is AccumulateGrad:
+                leaf = leaves[-1] = NOTES.get(target)
+                if leaf is None:
+                    leaf = leaves[-1] = NOTES[target] = Note()
+                self._hook(target, target.register_prehook, partial(_at_leaf, leaf))
+        self._hook(node, node.register_hook, partial(_after_backward, note, targets, leaves, _Label(node.name())))
+
+    def _hook(self, node, register, function):
+        with self._lock:
+            if self._hooked is not None and node not in self._hooked:
+                self._hooked[node] = register(function)
+
+
+class _Label:
+    """Stands for a node in `fit`'s errors: a hook that held its own node would be a reference cycle."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name):
+        self._name = name
+
+    def name(self):
+        return self._name
+
+
+def _at_leaf(note, grads):
+    note.arrived = tuple([None if g is None else sample(g._array) for g in grads])
+
+
+def _after_backward(note, targets, leaves, label, sent, arrived):
+    note.arrived = tuple([None if g is None else sample(g._array) for g in arrived])
+    found = []
+    for i, (g, target, leaf) in enumerate(zip(sent, targets, leaves)):
+        found.append(None if g is None or target is None else sample(fit(g._array, *target, label, i)))
+        if leaf is not None and g is not None:
+            leaf.by = weakref.ref(note)
+    note.sent = tuple(found)
+
+
+def unhook(node, handle: RemovableHandle) -> None:
+    """Remove a hook, and the node's table of hooks if nothing else is in it."""
+    handle.remove()
+    hooks = node.hooks
+    if hooks is not None and not (hooks.tensor or hooks.retain or hooks.pre or hooks.post):
+        node.hooks = None

@@ -1,0 +1,95 @@
+"""What a node keeps for its backward, and in which memory it lies."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..autograd.node import AccumulateGrad, endpoint
+from ..autograd.operator import FREED, Operator, _Packed
+from ..autograd.saved import SavedTensor
+from ..backend import dtypes
+from ..backend.device import is_array
+from ..tensor import Tensor
+
+__all__ = ["Saved", "memory_of", "saved_of"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One saved array. `memory` tells pieces of memory apart, `held` is the bytes of that whole piece: a view keeps all
+    of what it looks at alive. `source`: "input 0", "output 0", "constant", or "packed" by a hook on saved values."""
+
+    shape: tuple
+    dtype: str
+    memory: int
+    held: int
+    source: str
+    bytes: int
+    leaf: bool  # it lies in the memory of a leaf that the operator was given: a parameter
+
+
+def memory_of(array) -> tuple[int, int]:
+    """(number of the piece of memory, its bytes) that an array lies in."""
+    size, seen = array.nbytes, array
+    while (base := getattr(seen, "base", None)) is not None:
+        seen = base
+        size = getattr(seen, "nbytes", size)
+    return id(seen), size
+
+
+def saved_of(node) -> tuple[Saved, ...] | None:
+    """What a node keeps for backward; None where a backward has freed it already."""
+    kept = _of_operator(node) if isinstance(node, Operator) else _of_function(node)
+    if kept is None:
+        return None
+    leaves = set()
+    for edge in node.edges:
+        if edge is not None and endpoint(edge)[0].__class__ is AccumulateGrad:
+            leaves.add(memory_of(endpoint(edge)[0].variable._array)[0])
+    found = []
+    for value, source in kept:
+        array = value._array if isinstance(value, Tensor) else value
+        if is_array(array):
+            memory, held = memory_of(array)
+            found.append(Saved(array.shape, dtypes.of(array).name, memory, held, source, array.nbytes,
+                               memory in leaves))
+        elif source == "packed" and hasattr(value, "shape"):  # a checkpoint's handle: computed again, holds nothing
+            found.append(Saved(tuple(value.shape), value.dtype.name, id(value), 0, source, 0, False))
+    return tuple(found)
+
+
+def _of_operator(node):
+    if node._saved is FREED:
+        return None
+    kept = []
+    for value, ref in zip(node._saved or (), getattr(node, "_refs", None) or ()):
+        if value.__class__ is _Packed:
+            kept += [(v, "packed") for v in _inside(value.value)]
+        elif value is not None:
+            kept.append((value, "constant" if ref is None else f"input {ref}" if ref >= 0 else f"output {-1 - ref}"))
+    for cls in type(node).__mro__:
+        if cls is Operator:
+            break
+        for name in cls.__dict__.get("__slots__", ()):  # masks and indices that an operator keeps beside
+            kept += [(v, "constant") for v in _inside(getattr(node, name, None)) if is_array(v)]
+    return kept
+
+
+def _of_function(node):
+    """What a user's Function saved; other nodes save nothing."""
+    ctx = getattr(node, "ctx", None)
+    if ctx is None:
+        return ()
+    if ctx._saved is None:
+        return None
+    kept = []
+    for s in ctx._saved:
+        if isinstance(s, SavedTensor):
+            if s.unpack_hook is not None:
+                kept += [(v, "packed") for v in _inside(s.array)]
+            else:
+                kept.append((s.array, "constant" if s.output is None else f"output {s.output}"))
+    return kept
+
+
+def _inside(value):
+    return value if isinstance(value, (tuple, list)) else (value,)

@@ -1,0 +1,101 @@
+"""View: what every function of `look` returns. Its data, as text, as a page, as files."""
+from __future__ import annotations
+
+import html
+import json
+import math
+import sys
+from pathlib import Path
+
+from .terminal import Paper
+
+__all__ = ["View", "strict_json"]
+
+
+class View:
+    """A result to look at: `print()`, `str()`, a notebook's cell, `save("x.html")`; `data` holds the figures.
+
+    `data` is made of dictionaries, lists, strings, numbers, booleans and None. Subclasses write `lines(paper)`,
+    `page()` for HTML, and `to_<ending>` for further files.
+    """
+
+    data: dict
+
+    def lines(self, paper: Paper) -> list[str]:
+        """The text, line by line, none wider than the paper."""
+        raise NotImplementedError(f"[{type(self).__name__}] lines is not written")
+
+    def page(self) -> str:
+        """A whole HTML page that needs nothing else."""
+        raise NotImplementedError(f"[{type(self).__name__}] page is not written")
+
+    def print(self, file=None, width: int | None = None) -> None:
+        """Write the text to `file`, sys.stdout by default, in `width` columns: the terminal's, or 80 elsewhere.
+
+        Colour on terminals without NO_COLOR; plain ASCII where the stream's encoding lacks box characters.
+        """
+        file = sys.stdout if file is None else file
+        for line in self.lines(Paper(file, width)):
+            file.write(line + "\n")
+
+    def __str__(self):
+        return "\n".join(self.lines(Paper()))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the page, in a frame of its own, so that its style stays inside."""
+        return (f'<iframe srcdoc="{html.escape(self.page(), quote=True)}" style="width:100%;height:{self.height()}px;'
+                'border:1px solid #8884;border-radius:6px" sandbox="allow-scripts"></iframe>')
+
+    def height(self) -> int:
+        """Pixels of the notebook's frame."""
+        return 520
+
+    def endings(self) -> list[str]:
+        """The endings that `save` knows."""
+        found = [name[3:] for name in dir(self) if name.startswith("to_")]
+        return sorted(found, key=lambda e: ("html svg png dot json txt".split().index(e), e))
+
+    def save(self, path) -> Path:
+        """Write a file in the format of its ending; returns its path.
+
+        Raises: ValueError for an ending that this view has not, ImportError for .png without matplotlib.
+        """
+        path = Path(path)
+        ending = path.suffix[1:].lower()
+        if ending not in self.endings():
+            known = ", ".join("." + e for e in self.endings())
+            raise ValueError(f"[save] {path.name!r} has no ending that {type(self).__name__} can write: use {known}")
+        content = getattr(self, "to_" + ending)()
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8", newline="\n")
+        return path
+
+    def to_html(self) -> str:
+        return self.page()
+
+    def to_json(self) -> str:
+        return strict_json(self.data, indent=1) + "\n"
+
+    def to_txt(self) -> str:
+        return str(self) + "\n"
+
+
+def strict_json(value, **options) -> str:
+    """JSON; NaN and infinities, which it lacks, become "NaN", "Infinity", "-Infinity"."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(strict(value), allow_nan=False, **options)
+
+
+def strict(value):
+    """`value` with strings in the place of numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
