@@ -109,9 +109,8 @@ def test_a_weak_test_lets_mutants_live_and_a_strong_one_does_not():
     # where both are equal it does not matter which is taken
     assert survivors(strong) == {"__device__ T clamped(T v, T low) { return v < low ? low : v; } | < -> <="}
     kinds = {key.rpartition(" | ")[2]: verdict for key, verdict in strong.items()}
-    assert kinds["drop __syncthreads()"] == "check: race"
-    assert kinds["[64] -> [64 - 1]"] in ("check: bounds", "check: race")
-    assert kinds["i < n -> true"].startswith(("check: bounds", "fast: crash"))
+    assert kinds["drop __syncthreads()"] in ("fast: values", "check: race")
+    assert kinds["[64] -> [64 - 1]"] == "check: bounds"  # in the fast build nobody sees it
 
 
 CHANGES = {
