@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,23 @@ def test_a_section_that_fails_is_reported(bench, tmp_path, monkeypatch, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_what_does_not_fit_is_said(bench, tmp_path, capsys):
+    from tinytorch_gpu.backend import simulated
+
+    simulated.empty_cache()
+    simulated.set_limit(simulated.memory_stats()["held"] + (64 << 10))
+    try:
+        words = ["--job", "gpt2", "--device", "sim", "--quick", "--seconds", "60", "--out", str(tmp_path)]
+        assert bench.main(words) == 0
+    finally:
+        simulated.set_limit(None)
+    assert "out of memory" in capsys.readouterr().out
+    found = bench.rows.read(tmp_path / "gpu.json")
+    assert {r.get("state") for r in found if r["by"] == "tinytorch_gpu"} == {"out of memory"}
+    if importlib.util.find_spec("torch"):
+        assert {r.get("state") for r in found if r["by"] == "torch"} == {None}
+
+
 SECTION = """
 import sys, time
 name = sys.argv[sys.argv.index("--job") + 1]
@@ -215,6 +233,23 @@ def test_quantiles(bench):
     assert quantiles([7.123456]) == (7.123, 7.123, 7.123)
     assert quantiles([float(v) for v in range(101)]) == (20, 50, 80)
     assert quantiles([4.0, 1.0, 3.0, 2.0])[1] == 2.5
+
+
+def test_what_a_row_says_of_the_machine(bench, monkeypatch):
+    """With CuPy's names for it; nvidia-smi's driver where that is found."""
+    runtime = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.runtime
+    assert callable(runtime.getDeviceProperties) and callable(runtime.driverGetVersion)
+    fake = types.SimpleNamespace(__version__="14.2.0", cuda=types.SimpleNamespace(runtime=types.SimpleNamespace(
+        getDeviceProperties=lambda number: {"name": b"Some GPU"}, runtimeGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 13010)))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(bench.rows, "_driver", lambda: "")
+    found = bench.rows.machine("cuda", "7", "abc")
+    assert (found["gpu"], found["cuda"], found["driver"], found["cupy"]) == ("Some GPU", "13.0", "CUDA 13.1", "14.2.0")
+    assert set(found) == set(bench.rows.MACHINE)
+    monkeypatch.setattr(bench.rows, "_driver", lambda: "580.1")
+    assert bench.rows.machine("cuda", "7")["driver"] == "580.1"
+    assert bench.rows.machine("sim", "7")["commit"]
 
 
 def row(bench, path, **changed):

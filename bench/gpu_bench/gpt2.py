@@ -54,7 +54,7 @@ def _compare(job, both, sizes, dtype, batch):
             steps()
             side.synchronize()
             peak = None if side.peak() is None else side.peak() - before
-        except (MemoryError, *_out_of_memory(side)) as e:
+        except (MemoryError, side.t.cuda.OutOfMemoryError) as e:
             print(f"  {name} {dtype} {shape}: out of memory ({str(e)[:80]})", flush=True)
             job.add("GPT-2 124M", name, dtype, shape, "train step", [], "tokens/s", state="out of memory")
             continue
@@ -108,8 +108,3 @@ def _tidy(both):
     gc.collect()
     for side in both:
         side.reset_peak()
-
-
-def _out_of_memory(side):
-    """PyTorch's exception for a device without more memory; ours is a MemoryError."""
-    return (side.t.OutOfMemoryError,) if side.t.__name__ == "torch" else ()
