@@ -156,7 +156,9 @@ def _functions(cls, within) -> Iterator[types.FunctionType]:
     """The functions of a class and of those of its bases that modules under `within` define."""
     for base in cls.__mro__:
         if base.__module__.startswith(within):
-            for value in vars(base).values():
+            for name, value in vars(base).items():
+                if inspect.getattr_static(cls, name) is None:  # a subclass has taken it away
+                    continue
                 value = getattr(value, "__func__", getattr(value, "fget", value))
                 if isinstance(value, types.FunctionType):
                     yield inspect.unwrap(value)

@@ -125,6 +125,7 @@ class BatchNorm(_Normalize):
     """Each channel normalized over the batch."""
 
     __slots__ = ()
+    fused = None  # a channel's elements are no rows
 
 
 class GroupNorm(_Normalize):
