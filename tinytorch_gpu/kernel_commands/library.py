@@ -153,11 +153,12 @@ def _reached(functions, owner=None) -> set[Kernel]:
 
 
 def _functions(cls, within) -> Iterator[types.FunctionType]:
-    """The functions of a class and of those of its bases that modules under `within` define."""
+    """The functions of a class and of those of its bases that modules under `within` define. A gradient rule is left
+    out: it is written with other operators."""
     for base in cls.__mro__:
         if base.__module__.startswith(within):
             for name, value in vars(base).items():
-                if inspect.getattr_static(cls, name) is None:  # a subclass has taken it away
+                if name == "backward" or inspect.getattr_static(cls, name) is None:  # a subclass has taken it away
                     continue
                 value = getattr(value, "__func__", getattr(value, "fget", value))
                 if isinstance(value, types.FunctionType):
