@@ -33,6 +33,12 @@ def bench():
 
 
 @pytest.fixture(autouse=True)
+def once(request):
+    if request.config.getoption("--device") != "cpu":
+        pytest.skip("always on the simulated device: runs with --device cpu")
+
+
+@pytest.fixture(autouse=True)
 def kept():
     """The sections set the default device and the precision of products."""
     device, precision = devices._process_default, tt.get_float32_matmul_precision()
