@@ -168,8 +168,6 @@ def judge(trial, regions, names, workers, finished, until=None) -> bool:
     targets = [t for name in names for t in regions.targets[name]]
     left = {name: len(regions.targets[name]) for name in names}
     owner = {id(t): name for name in names for t in regions.targets[name]}
-    progress = Progress(len(targets))
-
     def done(target):
         progress(target)
         name = owner[id(target)]
@@ -177,7 +175,9 @@ def judge(trial, regions, names, workers, finished, until=None) -> bool:
         if not left[name]:
             finished(name)
 
+    print("compiling, and running the cases without a mutant", file=sys.stderr, flush=True)
     trial.baseline({c for t in targets for _, _, cases in t.hosts for c in cases}, workers)
+    progress = Progress(len(targets))
     whole = trial.all(targets, workers, done, until)
     print(file=sys.stderr)
     return whole
