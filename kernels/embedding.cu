@@ -13,13 +13,13 @@
 //   embedding_join      out of the runs that cross pieces             4 bytes for each part
 //
 // A block is (lanes, 256 / lanes) threads; blockIdx.y counts strips of `lanes` pieces of 16 bytes. Arithmetic in float.
+// `out` and `parts` start at aligned addresses: the launcher makes them.
 // LENGTH 16: 8192 indices of 768 columns are 1536 warps; one index in 65,536 places joins 4096 parts by 8 threads each.
 // Versions tried on a GPU: none, not yet measured.
 #include "errors.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
-constexpr int LENGTH = 16;
 constexpr int AHEAD = 2;  // rows that are on their way at the same time
 
 // A wrong number is reported and its row is NaN.
@@ -33,9 +33,9 @@ __global__ void __launch_bounds__(256) embedding_forward(
     const long long r = index[i];
     const bool wrong = r < 0 || r >= rows;
     if (wrong && threadIdx.x == 0) report(word, code, r);
-    const T* from = table + (wrong ? 0 : r) * columns;
+    const T* from = table + r * columns;
     T* to = out + i * columns;
-    if (!wrong && columns % W == 0 && aligned(table) && aligned(out)) {
+    if (!wrong && columns % W == 0 && aligned(table)) {
         for (long long c = threadIdx.x; c < columns / W; c += blockDim.x)
             reinterpret_cast<uint4*>(to)[c] = reinterpret_cast<const uint4*>(from)[c];
     } else {
@@ -75,7 +75,7 @@ __device__ __forceinline__ void finish(
 
 // parts (pieces, 2, columns): of a run that began in an earlier piece, of a run that goes on in the next one. `by_count`
 // divides each row's sum by the number of its indices. Row `padding` gets nothing (-1: no such row).
-template <typename T, typename I>
+template <typename T, typename I, int LENGTH>
 __global__ void __launch_bounds__(256, 3) embedding_backward(
     const T* __restrict__ grad, const I* __restrict__ index, const long long* __restrict__ order, T* __restrict__ out,
     float* __restrict__ parts, long long count, long long rows, long long columns, long long padding, bool by_count) {
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(256, 3) embedding_backward(
     const long long begin = piece * LENGTH;
     if (begin >= count || c >= columns) return;
     const long long end = begin + LENGTH < count ? begin + LENGTH : count;
-    const bool whole = columns % W == 0 && aligned(grad) && aligned(out) && aligned(parts);
+    const bool whole = columns % W == 0 && aligned(grad);
     long long key = index[order[begin]], start = begin;
     bool first = begin == 0 || index[order[begin - 1]] != key;  // whether the run began in this piece
     float total[W];
@@ -96,9 +96,10 @@ __global__ void __launch_bounds__(256, 3) embedding_backward(
         long long keys[AHEAD];
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const long long from = p + a < end ? order[p + a] : -1;
-            keys[a] = from < 0 ? -1 : index[from];
-            if (from >= 0 && wanted(keys[a], rows, padding)) fetch(grad + from * columns, c, columns, whole, held[a]);
+            if (p + a >= end) continue;
+            const long long from = order[p + a];
+            keys[a] = index[from];
+            if (wanted(keys[a], rows, padding)) fetch(grad + from * columns, c, columns, whole, held[a]);
         }
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(256, 3) embedding_backward(
 }
 
 // Block (piece, strip) finishes the run that begins in its piece and goes on behind it, if there is one.
-template <typename T, typename I>
+template <typename T, typename I, int LENGTH>
 __global__ void __launch_bounds__(256, 4) embedding_join(
     const float* __restrict__ parts, const I* __restrict__ index, const long long* __restrict__ order,
     T* __restrict__ out, long long count, long long rows, long long columns, long long padding, bool by_count) {
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(256, 4) embedding_join(
     if (end >= count) return;
     const long long key = index[order[end]];
     if (index[order[end - 1]] != key || !wanted(key, rows, padding)) return;
-    if (index[order[begin]] == key && begin > 0 && index[order[begin - 1]] == key) return;  // it began before
+    if (begin > 0 && index[order[begin - 1]] == key) return;  // it began before
     long long low = piece + 1, high = (count + LENGTH - 1) / LENGTH;  // the run's last piece is in [low, high)
     while (high - low > 1) {
         const long long middle = low + (high - low) / 2;
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(256, 4) embedding_join(
         else high = middle;
     }
     const long long c = (static_cast<long long>(blockIdx.y) * blockDim.x + threadIdx.x) * W;
-    const bool whole = columns % W == 0 && aligned(out) && aligned(parts);
+    const bool whole = columns % W == 0;
     float total[W];
 #pragma unroll
     for (int k = 0; k < W; ++k) total[k] = 0.f;
@@ -179,7 +180,7 @@ __global__ void __launch_bounds__(256, 4) embedding_join(
     long long number = 0;
     if (by_count) {
         long long from = end - 1, to = low * LENGTH;
-        while (from > begin && index[order[from - 1]] == key) --from;
+        while (from > 0 && index[order[from - 1]] == key) --from;
         while (to < count && index[order[to]] == key) ++to;
         number = to - from;
     }

@@ -114,7 +114,7 @@ def activations(bench, dtype):
             bench.same(elementwise.activation(x, kind), f(x64), f"activation {kind} of {n}", 4)
             got = elementwise.activation_backward(grad, x, kind)
             bench.same(got, grad64 * slope(x64), f"backward of activation {kind} of {n}", 8)
-        for shape, offset in (((5, 3), 1), ((7, 64), 0), ((7, 64), 1), ((3, 100), 0)):
+        for shape, offset in (((5, 3), 1), ((7, 64), 0), ((7, 64), 1), ((3, 100), 0), ((3, 22), 2)):
             x, x64 = bench.draw(shape, dtype, 0, 2.0)
             grad, grad64 = bench.draw(shape, dtype)
             bias, bias64 = bench.draw(shape[-1:], dtype, offset)
@@ -402,6 +402,9 @@ def embedding_rows(bench, dtype):
     table, t64 = bench.draw((4, 24), dtype)
     got = embedding.gather(table, bench.put(np.array([3, 4, -1])), "case")
     _reported(bench, table)
+    narrow, _ = bench.draw((4, 1), dtype)
+    embedding.gather(narrow, bench.put(np.array([4])), "case")
+    _reported(bench, narrow)
     bench.same(got, np.concatenate((t64[3:], np.full((2, 24), np.nan))), "numbers that are not there")
 
 
@@ -432,6 +435,16 @@ def embedding_gradients(bench, dtype):
         got = embedding.sums(grad, bench.put(index.astype(kind)), rows_, padding, by_count)
         what = f"{count} gradients of ({rows_}, {columns}), {np.dtype(kind)}, padding {padding}, by_count={by_count}"
         bench.same(got, want, what, size.max() + 1)
+    # runs that end with a piece of 16, fill one, begin at position 0 and cross, end one position behind a piece
+    for runs, unaligned in itertools.product(((3, 5, 8, 16, 20), (40, 8), (17, 1, 14, 3), (16, 16, 1), (33,)), (0, 1)):
+        index = np.repeat(np.arange(len(runs)), runs)
+        grad, g64 = bench.draw((index.size, 24), dtype, unaligned)
+        order = bench.rng.permutation(index.size)
+        want = np.stack([g64[index[order] == i].sum(0) for i in range(len(runs))])
+        for by_count in (False, True):
+            number = np.array(runs)[:, None] if by_count else 1
+            got = embedding.sums(grad, bench.put(index[order]), len(runs), by_count=by_count)
+            bench.same(got, want / number, f"runs of {runs}, by_count={by_count}", np.abs(g64).sum(0).max())
 
 
 def cross_entropy(bench, dtype):
@@ -493,12 +506,18 @@ def cross_entropy_out_of_range(bench, dtype):
 # lists of tensors
 
 EPS = 0.1  # a small one would make the step of a gradient near zero a matter of its last digit
-LISTS = ((1, 0), (7, 1), (9, 0), (3000, 3), (multi.CHUNK + 5, 0))  # (elements, offset of the start)
+LISTS = (1, 7, 8, 9, 41, 3000, multi.CHUNK + 5)  # elements
 
 
-def _draw_lists(bench, dtype, scale=1.0):
-    pairs = [bench.draw(n, dtype, offset, scale) for n, offset in LISTS]
-    return [a for a, _ in pairs], [v for _, v in pairs]
+def _lists(bench, arrays, number):
+    """Arrays on the device as list `number` of some: unaligned are one that is too short for pieces of 16 bytes, and one
+    that is aligned in all other lists."""
+    return [bench.put(a, 1 if i in (1, 2 + number) else 0) for i, a in enumerate(arrays)]
+
+
+def _draw_lists(bench, dtype, number=0, scale=1.0):
+    hosts = [(bench.rng.standard_normal(n) * scale).astype(dtype) for n in LISTS]
+    return _lists(bench, hosts, number), [a.astype(np.float64) for a in hosts]
 
 
 def _numbers(bench, *values, dtype=F32):
@@ -527,7 +546,7 @@ def unscaling(bench, dtype):
         bench.same(got, g / 8, "unscaled gradient")
     assert not bench.backend.to_host(found).any()
     for bad in (np.inf, -np.inf, np.nan):
-        for i, n in ((0, 0), (3, 2999), (4, LISTS[4][0] - 1)):
+        for i, n in ((0, 0), (5, 2999), (6, LISTS[6] - 1)):
             found = _numbers(bench, 0)
             keep = bench.backend.to_host(grads[i]).copy()
             grads[i][n] = bad
@@ -540,10 +559,10 @@ def adam(bench, dtype):
     masters = (False, True) if dtype != F32 else (False,)
     for decoupled, master, maximize in itertools.product((False, True), masters, (False, True)):
         param, p64 = _draw_lists(bench, dtype)
-        grad, g64 = _draw_lists(bench, dtype, 4.0)
-        state = [[bench.put(np.zeros(n, F32), o) for n, o in LISTS] for _ in range(2)]
+        grad, g64 = _draw_lists(bench, dtype, 1, 4.0)
+        state = [_lists(bench, [np.zeros(n, F32) for n in LISTS], number) for number in (2, 3)]
         if master:
-            state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
+            state.append(_lists(bench, [p.astype(F32) for p in p64], 4))
         lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
         steps = [_numbers(bench, i) for i in range(len(LISTS))]  # each tensor has its own count
         counts, corrections = multi.addresses(steps), _numbers(bench, *[np.nan] * 2 * len(LISTS))
@@ -579,7 +598,7 @@ def adam(bench, dtype):
 
 def _write(param, p64):
     """What others write into parameters between steps is the weight from then on, whatever the master was."""
-    for i, element in ((3, 17), (4, LISTS[4][0] - 1)):
+    for i, element in ((5, 17), (6, LISTS[6] - 1)):
         param[i][element] = p64[i][element] = -2.5
 
 
@@ -600,28 +619,27 @@ def sgd(bench, dtype):
         if nesterov and not momentum:
             continue
         param, p64 = _draw_lists(bench, dtype)
-        grad, g64 = _draw_lists(bench, dtype)
+        grad, g64 = _draw_lists(bench, dtype, 1)
         # a first step reads no momentum
-        state = [[bench.put(np.full(n, np.nan, F32), o) for n, o in LISTS]] if momentum else []
+        state = [_lists(bench, [np.full(n, np.nan, F32) for n in LISTS], 2)] if momentum else []
         if master:
-            state.append([bench.put(p.astype(F32), o) for p, (_, o) in zip(p64, LISTS)])
+            state.append(_lists(bench, [p.astype(F32) for p in p64], 3))
         lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
         counts = [_numbers(bench, 0) for _ in LISTS]
         steps = multi.addresses(counts) if momentum else None
-        scale = None if nesterov else _numbers(bench, 4.0)
-        dampening, found = 0.0 if nesterov else 0.2, _numbers(bench, 0)
-        settings, b = (0.1, momentum, dampening, 0.01, nesterov, master, scale), []
+        scale, maximize = None if nesterov else _numbers(bench, 4.0), nesterov
+        dampening, found, b = 0.0 if nesterov else 0.2, _numbers(bench, 0), []
 
         def step(flag):
             if momentum:
                 multi.advance(steps, flag)
-            multi.sgd(lists, grads, steps, *settings, flag)
+            multi.sgd(lists, grads, steps, 0.1, momentum, dampening, 0.5, nesterov, master, scale, flag, maximize)
 
         for t in (1, 2):
             step(found)
             if scale is not None:
                 g64 = [a / 4 for a in g64]
-            g = [a + 0.01 * p for a, p in zip(g64, p64)]
+            g = [(-a if maximize else a) + 0.5 * p for a, p in zip(g64, p64)]
             if momentum:
                 b = g if t == 1 else [momentum * x + (1 - dampening) * y for x, y in zip(b, g)]
                 g = [x + momentum * y for x, y in zip(g, b)] if nesterov else b

@@ -13,12 +13,12 @@ FILE = "embedding.cu"
 TYPES = tuple((t, i) for t in ("float", "__half", "__nv_bfloat16") for i in ("int", "long long"))
 INTEGERS = frozenset({np.dtype(np.int32), np.dtype(np.int64)})
 THREADS = 256
-LENGTH = 16  # as in the source
+LENGTH = 16  # sorted positions that a row of threads adds up
 STRIPS = 65535  # blocks along y, at most
 
 _gather = Kernel(FILE, "embedding_forward", types=TYPES)
-_sums = Kernel(FILE, "embedding_backward", types=TYPES)
-_join = Kernel(FILE, "embedding_join", types=TYPES)
+_sums = Kernel(FILE, "embedding_backward", LENGTH=LENGTH, types=TYPES)
+_join = Kernel(FILE, "embedding_join", LENGTH=LENGTH, types=TYPES)
 
 
 def _index_fits(table, index):
