@@ -346,6 +346,25 @@ def test_a_clean_kernel(run, no_nvrtc):
     assert "registers and spills: not known. [nvrtc]" in out
 
 
+@needs_emulator
+def test_sectors_and_bank_conflicts_of_each_line(run, no_nvrtc):
+    write("""// check: k x=[1024] y=[32] block=32 grid=1
+__global__ void k(const float* x, float* y) {
+    __shared__ float room[1024];
+    for (int i = 0; i < 32; ++i) room[threadIdx.x + 32 * i] = 1.f;
+    __syncthreads();
+    y[threadIdx.x] = x[32 * threadIdx.x]
+        + room[32 * threadIdx.x];
+}
+""")
+    status, out, _ = run("kernel", "check", "mine.cu")
+    assert status == 0
+    assert re.search(r"^ *4 +shared write +32 +32 +32 +for", out, re.M)
+    assert re.search(r"^ *6 +global read +1 +32 +4 +8\.0x", out, re.M)  # a sector for each of 32 floats, 4 would do
+    assert re.search(r"^ *7 +shared read +1 +32 +1 +32\.0x", out, re.M)  # one bank for all
+    assert re.search(r"^ *6 +global write +1 +4 +4 +y\[", out, re.M)
+
+
 THREE = """// check: three n=1000 x=[n] y=[n] z=[n]
 __global__ void three(const float* x, float* y, float* z, int n) {
     __shared__ float staged[256];
@@ -536,6 +555,7 @@ WRONG = [
     (["mine.cu", "--size", "0"], "0 is not above 0"), (["mine.cu", "--grid", "x"], "grid: 'x' is no number"),
     (["mine.cu", "--block", "2048"], "block x is 2048"), (["mine.cu", "--shared", "999999"], "dynamic shared memory"),
     (["line.cu"], "line.cu:1: other is none of the kernels k"), (["key.cu"], "k has no z: it has "),
+    (["struct.cu"], "whose type 'Pair' cannot be checked"),
     (["constant.cu"], "needs a value for its template's K: --define K=..."), ([], "required: FILE.cu"),
 ]
 
@@ -548,6 +568,7 @@ def test_wrong_usage(arguments, message, run, no_nvrtc):
     write("// check: other n=1\n__global__ void k(float* x, int n) {}", "line.cu")
     write("// check: k z=1\n__global__ void k(float* x, int n) {}", "key.cu")
     write("template <int K> __global__ void k(float* x, int n) {}", "constant.cu")
+    write("struct Pair { int a, b; };\n__global__ void k(Pair p, float* x) {}", "struct.cu")
     status, _, err = run("kernel", "check", *arguments)
     assert status == 2 and message in err, err
     assert "Traceback" not in err
