@@ -33,15 +33,14 @@ __device__ __forceinline__ void cross_entropy_row(
     if (threadIdx.x != 0) return;
     total = logf(total);
     *lse = top + total;
-    if (!counts)
-        *loss = 0.f;
-    else if (target < 0 || target >= columns) {
-        *loss = not_a_number();  // never a number that looks right
+    float own = 0.f;
+    if (counts && (target < 0 || target >= columns)) {
+        own = not_a_number();  // never a number that looks right
         report(word, code, target);
-    } else {
-        *loss = (1.f - smoothing) * (total - (widen(x[target]) - top));
-        if (smoothing > 0.f) *loss += smoothing * total - rest * every;
+    } else if (counts) {
+        own = (1.f - smoothing) * (total - (widen(x[target]) - top)) + (smoothing * total - rest * every);
     }
+    *loss = own;
 }
 
 // x (rows, columns) logits, target (rows) classes; loss and lse = log(sum(exp(x))) (rows). Rows whose target is
@@ -112,7 +111,7 @@ __global__ void __launch_bounds__(256, 4) cross_entropy_backward(
     const long long t = target[row], start = row * columns;
     // an ignored row is 0 whatever the gradient is, and NaN where its logits are, as 0 * NaN is in PyTorch
     const float g = t == ignore ? 0.f : grad[grad_step * row] * (scale == nullptr ? 1.f : *scale);
-    if (pieces<T>(columns) && aligned(x) && aligned(gx))
+    if (pieces<T>(columns) && aligned(x))
         cross_entropy_row_backward<Vector<T>::width>(
             x + start, gx + start, t, lse[row], g, columns, t != ignore, smoothing, rest);
     else
