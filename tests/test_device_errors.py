@@ -132,7 +132,7 @@ def test_a_text_of_its_own(sim):
 
 def test_nothing_is_read_before_something_was_recorded(sim, monkeypatch):
     monkeypatch.setattr(errors, "_words", {})
-    monkeypatch.setattr("tinytorch_gpu.backend.device.recorded", {})
+    monkeypatch.setattr("tinytorch_gpu.backend.gpu.recorded", {})
     monkeypatch.setattr(errors, "reading", None)  # would be called
     assert x_of(1).item() == 1
     sim.synchronize()

@@ -61,6 +61,7 @@ class Simulated(_Device):
 
     def wait(self, index=None):
         self._sim.synchronize()
+        streams.release()
 
     def capturing(self):
         return self.xp.cuda.get_current_stream().is_capturing()
@@ -118,6 +119,7 @@ class Cuda(_Device):
 
     def wait(self, index=None):
         self.xp.cuda.Device(index).synchronize()
+        streams.release()
 
     def capturing(self):
         return self.xp.cuda.get_current_stream().is_capturing()

@@ -39,8 +39,8 @@ def again(what, error, call, *args, **kwargs):
     error.__traceback__ = None
     _local.trying = True
     try:
-        if not backend.capturing():
-            streams.release()
+        if streams.several and not backend.capturing():
+            backend.wait()  # what other streams read is let go
         gc.collect()
         backend.empty_cache()
         return call(*args, **kwargs)

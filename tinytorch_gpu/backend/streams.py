@@ -19,14 +19,16 @@ from .device import CPU, _by_class
 __all__ = ["Trip", "after", "before", "born", "forget", "note", "note_here", "release", "several", "writing"]
 
 several = False  # whether arrays may live on more than one stream; set by the backends
-KEPT = 64  # pieces of work whose arrays are kept before the oldest are asked whether they are done
+KEPT = 64  # pieces of work whose foreign arrays are kept together, until an event after the last has come
 MOST = 1 << 16  # remembered blocks
 
-_homes: dict[int, int] = {}  # address of a block -> handle of the stream that wrote it; the null stream is left out
+_homes: dict[int, int] = {}  # address of a block -> handle of the stream that wrote it last
 _readers: dict[int, set[int]] = {}  # address of a block -> handles of other streams that read it
 _streams: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # handle -> the library's stream object
+_arrived: weakref.WeakSet = weakref.WeakSet()  # streams that waited once for all that was before them
 _issued: dict[int, int] = {}  # handle -> pieces of work put on the stream so far
 _waited: dict[tuple[int, int], int] = {}  # (who, for whom) -> how many of those it has waited for
+_reading: dict[int, dict] = {}  # handle -> arrays of other streams that its latest work reads
 _held: deque = deque()  # (event, arrays that may go when it has come)
 _nodes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> stream of its forward, if not the null stream
 
@@ -67,21 +69,39 @@ def _wait(backend, here, home: int) -> None:
     _waited[pair] = work
 
 
+def _here(backend):
+    """The current stream; None while no other stream than the null stream was ever seen."""
+    here = backend.xp.cuda.get_current_stream()
+    if here.ptr:
+        if here not in _arrived:  # what was made before anybody watched is the null stream's work
+            _streams[here.ptr] = here
+            if not here.is_capturing():
+                _arrived.add(here)
+                here.wait_event(backend.xp.cuda.Stream.null.record())
+    elif not _arrived and not _homes:
+        return None
+    return here
+
+
 def before(arrays):
     """Wait for what other streams do to the operands. What comes back goes to `after`; None: there is one stream."""
     backend = _backend_of(arrays)
     if backend is None:
         return None
-    here = backend.xp.cuda.get_current_stream()
-    if not here.ptr and not _homes and not _waited:
+    here = _here(backend)
+    if here is None:
         return None
     blocks, away = set(), []
     for a in arrays:
         if _by_class.get(a.__class__) is backend:
             block = _block(a)
-            home = _homes.get(block, 0)
+            home = _homes.get(block)
             blocks.add(block)
-            if home != here.ptr:
+            if home is None:  # of before anybody watched, which the stream waited for when it arrived
+                _homes[block] = 0
+                if here.ptr:
+                    away.append(a)
+            elif home != here.ptr:
                 _wait(backend, here, home)
                 away.append(a)
     return _Crossing(backend, here, blocks, away)
@@ -92,40 +112,53 @@ def after(crossing, outs) -> None:
     here = crossing.here
     for out in outs:
         if _by_class.get(out.__class__) is crossing.backend and _block(out) not in crossing.blocks:
-            _place(crossing.backend, here, out)
-    _issued[here.ptr] = _issued.get(here.ptr, 0) + 1
-    if crossing.away and not here.is_capturing():
-        for a in crossing.away:
-            _readers.setdefault(_block(a), set()).add(here.ptr)
-        _streams.setdefault(here.ptr, here)
-        _held.append((here.record(), crossing.away))
-        while len(_held) > KEPT and _held[0][0].done:
+            _place(crossing.backend, here, _block(out))
+    work = _issued[here.ptr] = _issued.get(here.ptr, 0) + 1
+    reading = _reading.setdefault(here.ptr, {})
+    for a in crossing.away:
+        block = _block(a)
+        reading[block] = a
+        _readers.setdefault(block, set()).add(here.ptr)
+    if reading and work % KEPT == 0:
+        _hold(here)
+
+
+def _hold(here) -> None:
+    """Arrays that a stream's latest work reads go when an event of now has come."""
+    reading = _reading.get(here.ptr)
+    if reading and not here.is_capturing():
+        _held.append((here.record(), list(reading.values())))
+        reading.clear()
+        while len(_held) > 1 and _held[0][0].done:
             _held.popleft()
 
 
-def _place(backend, here, array):
-    block = _block(array)
-    _readers.pop(block, None)
-    if not here.ptr:
-        _homes.pop(block, None)
-        return
+def _place(backend, here, block) -> None:
     if len(_homes) >= MOST and not here.is_capturing():
         backend.wait()
         _homes.clear()
-    _streams.setdefault(here.ptr, here)
+        _readers.clear()
+    _readers.pop(block, None)
     _homes[block] = here.ptr
 
 
 def born(array) -> None:
-    """An array came to be on the current stream without an operator."""
+    """An array came to be on the current stream without an operator, or is looked at in a new way there."""
     backend = _by_class.get(array.__class__)
     if backend is None or backend is CPU:
         return
-    here = backend.xp.cuda.get_current_stream()
-    if here.ptr or _homes or _waited:
-        if array.base is None:
-            _place(backend, here, array)
-        _issued[here.ptr] = _issued.get(here.ptr, 0) + 1
+    here = _here(backend)
+    if here is None:
+        return
+    block = _block(array)
+    home = _homes.get(block)
+    if home is None:
+        _place(backend, here, block)
+    elif home != here.ptr:
+        _wait(backend, here, home)
+        if array.base is None:  # perhaps new memory at an old address
+            _homes[block] = here.ptr
+    _issued[here.ptr] = _issued.get(here.ptr, 0) + 1
 
 
 def writing(array) -> None:
@@ -133,25 +166,24 @@ def writing(array) -> None:
     crossing = before((array,))
     if crossing is None:
         return
-    for reader in _readers.get(_block(array), set()) - {crossing.here.ptr}:
-        _wait(crossing.backend, crossing.here, reader)
-    _place(crossing.backend, crossing.here, array)
-    _issued[crossing.here.ptr] = _issued.get(crossing.here.ptr, 0) + 1
+    block, here = _block(array), crossing.here
+    for reader in _readers.get(block, set()) - {here.ptr}:
+        _wait(crossing.backend, here, reader)
+    _place(crossing.backend, here, block)
+    _issued[here.ptr] = _issued.get(here.ptr, 0) + 1
 
 
 def release() -> None:
-    """Let go of arrays that other streams have read; after a synchronisation that is all of them."""
-    for _ in range(len(_held)):
-        event, arrays = _held.popleft()
-        if not event.done:
-            _held.append((event, arrays))
+    """The device was waited for: no stream reads an array any more."""
+    _reading.clear()
+    _held.clear()
 
 
 def forget() -> None:
     """There is one stream again, and no work is left."""
     global several
     several = False
-    for held in (_homes, _readers, _issued, _waited, _held):
+    for held in (_homes, _readers, _arrived, _issued, _waited, _reading, _held):
         held.clear()
 
 
