@@ -3,10 +3,14 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import re
+import shutil
+import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -364,6 +368,51 @@ def test_the_path_of_a_gpu(rng, dtype, gpu, name, functions, caplog):
         assert "nvmath" in caplog.text and "CuPy's cuBLAS" in caplog.text
         with pytest.raises(RuntimeError, match="2\\^31 elements.*nvmath"):
             cublas.library(made).gemm_ex_64()
+
+
+THROUGH_THE_BINDING = """
+import dataclasses
+import numpy as np
+import test_gemm_plan as here
+from tinytorch_gpu.backend import cublas, gemm as module
+
+gpu = here.Gpu("90")
+module.backend_of = lambda array: gpu
+assert cublas.library(gpu).name == "nvmath.bindings"
+rng, plan = np.random.default_rng(SEED), cublas.plan
+for wide in (False, True):
+    cublas.plan = lambda *args: dataclasses.replace(plan(*args), wide=wide)
+    for shape_a, shape_b in [((5, 6), (6, 7)), ((2, 5, 6), (6, 7)), ((2, 3, 5, 6), (3, 6, 7)), ((4, 1, 3, 5), (5, 4))]:
+        for flags in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+            a, b, c = (here.draw(rng, s, np.dtype(np.float32)) for s in (shape_a, shape_b, shape_b[-1:]))
+            x, y = (here.SIM.from_host(here.swap(v) if f else v) for v, f in zip((a, b), flags))
+            out = module.gemm(x, y, *map(bool, flags), add=here.SIM.from_host(c), alpha=0.5, beta=2)
+            assert np.allclose(here.SIM.to_host(out), 0.5 * (a @ b) + 2 * c, atol=1e-5)
+try:
+    module.gemm(x.astype(np.float64), y.astype(np.float64), True, True)
+except Exception as e:
+    print(type(e).__name__, e)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="builds shared libraries of Linux's names")
+def test_the_real_binding_passes_every_argument_on(tmp_path, seed):
+    """nvmath.bindings itself, with a cuBLAS that runs on the host: what it hands over, by value, is what we meant."""
+    pytest.importorskip("nvmath.bindings.cublas", reason="nvmath-python is not installed")
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = Path(__file__).parent
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(tmp_path / "libcublas.so.13"),
+                    str(folder / "host_cublas.c")], check=True)
+    for name in ("libcublas.so.12", "libcublasLt.so.13", "libcublasLt.so.12", "libcuda.so.1"):
+        shutil.copy(tmp_path / "libcublas.so.13", tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", THROUGH_THE_BINDING.replace("SEED", str(seed))], capture_output=True, text=True,
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cuBLASError from the host's cuBLAS (NOT_SUPPORTED)\n"
+    assert done.stderr.split() == ["math", "16", "stream", "0", "workspace", str(32 << 20)]
 
 
 def test_another_stream_brings_its_own_workspace_on_the_gpus_path(gpu):
