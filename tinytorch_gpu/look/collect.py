@@ -221,7 +221,7 @@ def _names(model, places) -> dict[int, str]:
         add(model.items())
     elif model is not None:
         raise TypeError(f"[graph] expected a Module or a dictionary of names and Tensors, got {type(model).__name__}")
-    for root in dict.fromkeys(p.root for p in places):
+    for root in {id(p.root): p.root for p in places}.values():  # a dead weak reference has no hash
         module = root()
         if module is not None:
             add(module.named_parameters())

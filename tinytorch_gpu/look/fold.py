@@ -124,6 +124,7 @@ class _Folder:
         """Of the operators in some items: names, shapes, and how they hang together."""
         ids = ids_of(items)
         place = {n: i for i, n in enumerate(ids)}
+        outside: dict[tuple, int] = {}  # numbered as they come: a * b and b * b differ
         found = []
         for i in ids:
             n = self.nodes[i]
@@ -135,7 +136,8 @@ class _Folder:
                 elif source in place:
                     wires.append((place[source], e["output"]))
                 else:
-                    wires.append((self.nodes[source]["kind"], *e["shape"], e["dtype"]))
+                    k = outside.setdefault((source, e["output"]), len(outside))
+                    wires.append((self.nodes[source]["kind"], k, *e["shape"], e["dtype"]))
             found.append((n["name"], _shapes(n), tuple(wires)))
         return self.number(tuple(found))
 

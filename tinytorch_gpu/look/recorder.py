@@ -92,7 +92,8 @@ class _Recorder:
         self._lock = threading.Lock()
         self._modules = _Modules()
         self._names: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # root -> {id of module: name}
-        self._hooked: weakref.WeakKeyDictionary | None = weakref.WeakKeyDictionary()  # node -> handle; None at the end
+        self._closed = False
+        self._hooked: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> handle
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -102,8 +103,8 @@ class _Recorder:
         for handle in self._handles:
             handle.remove()
         with self._lock:  # another thread may be noting an operator
-            hooked, self._hooked = self._hooked, None
-        for node, handle in list(hooked.items()):
+            self._closed = True
+        for node, handle in list(self._hooked.items()):
             unhook(node, handle)
 
     # modules
@@ -156,7 +157,7 @@ class _Recorder:
 
     def _hook(self, node, register, function):
         with self._lock:
-            if self._hooked is not None and node not in self._hooked:
+            if not self._closed and node not in self._hooked:
                 self._hooked[node] = register(function)
 
 

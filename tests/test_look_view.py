@@ -1,0 +1,361 @@
+"""What every view of look can do: text for any width and encoding, pages, files; the graph's pictures opened."""
+from __future__ import annotations
+
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import look, nn
+from tinytorch_gpu.look.terminal import Column, Paper, bar, count_of, figure, shape_of, size_of, table, wrap
+
+
+class Deep(nn.Module):
+    """Modules in modules, blocks that repeat, a skip past some layers, a shared weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(4)])
+
+    def forward(self, x):
+        x = skip = self.first(x)
+        for layer in self.layers:
+            x = x + layer(x)
+        return (x * skip @ self.first.weight).sum()
+
+
+@pytest.fixture(scope="module")
+def view():
+    model = Deep()
+    with look.record():
+        loss = model(tt.ones(2, 3))
+        loss.backward()
+    return look.graph(loss)
+
+
+class Stream(io.TextIOWrapper):
+    def __init__(self, encoding="utf-8", terminal=False):
+        super().__init__(io.BytesIO(), encoding=encoding, newline="\n")
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+    def text(self):
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+def printed(view, width=None, encoding="utf-8", terminal=False):
+    stream = Stream(encoding, terminal)
+    view.print(stream, width)
+    return stream.text()
+
+
+# text
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "cp437"])
+def test_lines_fit_the_width_in_every_encoding(view, width, encoding):
+    text = printed(view, width, encoding)
+    assert max(map(len, text.splitlines())) <= width
+    if width >= 60:
+        assert "Tanh" in text and "grad" in text
+        assert ("│" in text) == (encoding == "utf-8") and ("|" in text) == (encoding != "utf-8")
+    if width == 200:
+        assert "test_look_view.py" in text and "to inputs" in text and "not shown" not in text
+    if width == 60:
+        assert "not shown in 60 columns" in text
+
+
+def test_a_pipe_has_80_columns_and_no_colour(view, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    text = printed(view)
+    assert 60 < max(map(len, text.splitlines())) <= 80 and "\033" not in text
+    assert str(view) + "\n" == text
+
+
+def test_a_terminal_has_its_own_width_and_colour(view, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "132")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = printed(view, terminal=True)
+    plain = re.sub("\033\\[[0-9]+m", "", text)
+    assert 80 < max(map(len, plain.splitlines())) <= 132 and "\033[1m" in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert printed(view, terminal=True) == plain
+    assert max(map(len, printed(view, 50, terminal=True).splitlines())) <= 50  # the argument wins
+
+
+def test_print_goes_to_standard_output(view, capsys):
+    view.print(width=70)
+    assert capsys.readouterr().out == printed(view, 70)
+
+
+@pytest.mark.parametrize("width", [0, 19, True, 80.0, "80"])
+def test_bad_widths(view, width):
+    with pytest.raises(ValueError, match=r"\[print\] width must be a whole number of at least 20"):
+        view.print(io.StringIO(), width)
+
+
+def test_a_stream_that_knows_nothing(view):
+    class Bare:
+        lines = ""
+
+        def write(self, text):
+            self.lines += text
+
+    bare = Bare()
+    view.print(bare)
+    assert bare.lines == printed(view, 80)
+
+
+def test_repr(view):
+    totals = view.data["totals"]
+    assert repr(view).startswith(f"<look.graph: {totals['operators']} operators, ") and len(repr(view)) < 80
+
+
+def test_tables():
+    paper = Paper(width=30)
+    lines, left_out = table(paper, [Column("name", least=4), Column("n", right=True), Column("far", keep=1, rule=True)],
+                            [["a long name that is cut", "1", "x" * 20], ["b", "22", ""]])
+    assert left_out == ["far"] and lines[0].split() == ["name", "n"] and max(map(len, lines)) <= 30
+    assert lines[2].endswith(" 1") and lines[3].endswith("22")
+    narrow, _ = table(Paper(width=20), [Column("one"), Column("two")], [["a" * 30, "b" * 30]])
+    assert max(map(len, narrow)) <= 20 and "…" in narrow[2]
+    empty, left_out = table(paper, [Column("a"), Column("b", keep=1)], [["1", ""]])
+    assert empty[0] == "a" and not left_out  # a column of nothing is not drawn, nor named
+
+
+def test_wide_characters_take_two_columns():
+    paper = Paper(width=40)
+    assert paper.cut("日本語", 8) == "日本語  " and paper.cut("日本語", 5) == "日本…"
+    assert paper.cut("é" + unicodedata.normalize("NFD", "é"), 4) == "é" + unicodedata.normalize("NFD", "é") + "  "
+    assert Paper(Stream("ascii"), 40).clean("日 ×\t") == "\\u65e5 x "
+
+
+def test_wrapping():
+    assert wrap(Paper(width=20), "aaaa bbbb cccc dddd eeee", "  ") == ["aaaa bbbb cccc dddd", "  eeee"]
+    assert wrap(Paper(width=20), "x" * 45) == ["x" * 20, "x" * 20, "x" * 5]
+
+
+def test_figures():
+    assert [size_of(n) for n in (None, 0, 1023, 1536, 5 << 20, 3 << 40)] == [
+        "", "0 B", "1023 B", "1.5 KiB", "5 MiB", "3 TiB"]
+    assert figure(1234567.0) == "1.23e+06" and figure(None) == "" and figure(float("nan")) == "nan"
+    assert shape_of("bfloat16", [2, 3]) == "bf16[2,3]" and shape_of("float32", []) == "f32[]"
+    assert count_of(1, "leaf") == "1 leaf" and count_of(2000, "leaf") == "2,000 leaves"
+    assert bar(Paper(), 0.5, 10) == "█" * 5 and bar(Paper(Stream("ascii")), 2, 3) == "###"
+
+
+# files
+
+
+class Page(html.parser.HTMLParser):
+    """Elements that are open, addresses that are used, and the data of the script."""
+
+    VOID = {"meta", "input", "br", "hr", "img", "link"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.data, self.ids, self._in_data = [], [], "", [], False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.addresses += [attrs[a] for a in ("src", "href", "srcset", "action") if a in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self._in_data = tag == "script" and attrs.get("id") == "data"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self._in_data = False
+
+    def handle_data(self, text):
+        if self._in_data:
+            self.data += text
+
+
+def test_the_page_is_whole_and_needs_no_network(view, tmp_path):
+    text = view.save(tmp_path / "graph.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not page.open and not page.addresses and {"search", "view", "data", "fit"} <= set(page.ids)
+    assert "@import" not in text and "url(http" not in text and "fetch(" not in text
+    assert "prefers-color-scheme: dark" in text
+    data = json.loads(page.data)
+    assert len(data["nodes"]) == len(view.data["nodes"])
+    ids = []
+
+    def walk(part):
+        assert sorted(k for row in part["layers"] for k in row) == list(range(len(part["items"])))
+        for item in part["items"]:
+            if "node" in item:
+                ids.append(item["node"])
+            for inner in item.get("parts", ()):
+                walk(inner)
+
+    walk(data["tree"])
+    assert sorted(ids) == sorted(n["id"] for n in view.data["nodes"])  # each is drawn once
+
+
+def test_what_a_user_writes_cannot_break_the_page(tmp_path):
+    x = tt.tensor([1.0], requires_grad=True)
+    name = '</script><script>alert("1")</script> <!-- & " \u2028'
+    view = look.graph(x * 2, {name: x})
+    page = Page(view.to_html())
+    assert json.loads(page.data)["nodes"]["2"]["name"] == name and page.ids.count("data") == 1
+    root = ElementTree.fromstring(view.to_svg())
+    assert any(name[:-1] in (t.text or "") for t in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert '</script><script>alert(\\"1\\")' in view.to_dot()
+
+
+def test_a_notebook_shows_the_page_in_a_frame(view):
+    class Frame(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            self.found = dict(attrs)
+
+    frame = Frame()
+    frame.feed(view._repr_html_())
+    assert frame.found["srcdoc"] == view.to_html() and frame.found["sandbox"] == "allow-scripts"
+
+
+def test_json_is_the_data_and_strict(tmp_path):
+    x = tt.tensor(np.array([1.0, np.inf, np.nan, 1.0]), requires_grad=True)
+    with look.record():
+        view_of = x * 1
+    view = look.graph(view_of)
+    text = view.save(tmp_path / "g.json").read_text()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    read = json.loads(text, parse_constant=refuse)
+    assert read["nodes"][0]["outputs"][0]["value"]["values"] == [1.0, "Infinity", "NaN", 1.0]
+    assert view.data["nodes"][0]["outputs"][0]["value"]["values"][1] == float("inf")
+    Page(view.to_html())
+    finite = look.graph(tt.exp(tt.tensor([0.0], requires_grad=True)))
+    assert json.loads(finite.to_json()) == finite.data
+
+
+def test_the_picture_is_whole(view):
+    root = ElementTree.fromstring(view.to_svg())
+    space = "{http://www.w3.org/2000/svg}"
+    x, y, w, h = map(float, root.get("viewBox").split())
+    boxes = [r for r in root.iter(space + "rect") if r.get("class")]
+    kinds = [r.get("class") for r in boxes]
+    assert kinds.count("operator") >= 6 and "leaf" in kinds and "module-open" in kinds
+    at = []
+    for r in boxes:
+        left, top, wide, high = (float(r.get(k)) for k in ("x", "y", "width", "height"))
+        assert x <= left and y <= top and left + wide <= x + w and top + high <= y + h
+        if not r.get("class").endswith("-open"):
+            at.append((left, top, left + wide, top + high))
+    for i, a in enumerate(at):  # no box lies on another
+        for b in at[:i]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    arrows = [p for p in root.iter(space + "path") if p.get("marker-end")]
+    assert len(arrows) % 2 == 0 and len(arrows) >= 2 * 6  # each way there and back
+    lines = [r.find(space + "title") for r in boxes]
+    assert any(t is not None and "self.first(x)" in t.text for t in lines)
+
+
+def test_arrows_go_around_boxes():
+    x = tt.ones(2, requires_grad=True)
+    h = x
+    for f in (tt.exp, tt.sin, tt.tanh):
+        h = f(h)
+    root = ElementTree.fromstring(look.graph(h * x).to_svg())
+    space = "{http://www.w3.org/2000/svg}"
+    names = [r for r in root.iter(space + "rect") if r.get("class") == "operator"]
+    inner = [(float(r.get("x")), float(r.get("x")) + float(r.get("width"))) for r in names[:3]]
+    curves = [p.get("d") for p in root.iter(space + "path") if p.get("stroke") == "#1f5fbf"]
+    long = [c for c in curves if c.count(",") > 4]  # with a straight part: the way from x past three boxes
+    assert len(long) == 1
+    lane = float(re.findall(r"([-\d.]+),", long[0])[3])
+    assert all(not left <= lane <= right for left, right in inner)
+
+
+def test_dot_is_well_formed(view):
+    text = view.to_dot()
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', text)
+    assert outside.count("{") == outside.count("}") and outside.startswith("digraph")
+    known = set(re.findall(r"^ *([ng]\d+) \[shape", outside, re.M))
+    ends = re.findall(r"([ng]\d+) -> ([ng]\d+)", outside)
+    assert ends and {e for pair in ends for e in pair} <= known and "subgraph cluster_1" in outside
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed: apt install graphviz")
+def test_graphviz_reads_it(view):
+    done = subprocess.run(["dot", "-Tplain"], input=view.to_dot(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_png(view, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
+    data = view.save(str(tmp_path / "g.PNG")).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 5000
+
+
+def test_png_without_matplotlib(view, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(ImportError, match=r"\[save\] a .png needs matplotlib \(pip install"):
+        view.save(tmp_path / "g.png")
+    assert not (tmp_path / "g.png").exists()
+
+
+@pytest.mark.parametrize("name", ["graph.pdf", "graph", "graph.", ".html"])
+def test_endings_that_no_one_writes(view, tmp_path, name):
+    with pytest.raises(ValueError, match=r"has no ending that Graph can write: use .html, .svg, .png, .dot, .json, .txt"):
+        view.save(tmp_path / name)
+
+
+def test_text_file(view, tmp_path):
+    assert view.save(tmp_path / "g.txt").read_text(encoding="utf-8") == str(view) + "\n"
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt install chromium")
+def test_the_page_in_a_browser(view, tmp_path):
+    script = """<script>
+      const shown = () => document.querySelectorAll(".node").length, wires = () => document.querySelectorAll("#wires .f").length;
+      const seen = {first: shown(), wires: wires()};
+      document.getElementById("open").click(); seen.all = shown(); seen.allWires = wires();
+      document.getElementById("close").click(); seen.none = shown();
+      const box = document.getElementById("search"); box.value = "tanh"; box.oninput({target: box});
+      seen.hits = document.querySelectorAll(".node.hit").length; seen.said = document.getElementById("found").textContent;
+      document.querySelector(".node.hit").click(); seen.facts = document.getElementById("facts").textContent;
+      document.getElementById("larger").click(); seen.zoom = document.getElementById("sheet").style.transform;
+      document.title = JSON.stringify(seen);
+    </script></body>"""
+    page = tmp_path / "graph.html"
+    page.write_text(view.to_html().replace("</body>", script), encoding="utf-8")
+    done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
+                           "--window-size=1200,900", "--dump-dom", page.as_uri()], capture_output=True, text=True,
+                          timeout=120)
+    title = re.search("<title>(.*?)</title>", done.stdout, re.S)
+    assert title, done.stderr[-2000:]
+    seen = json.loads(html.unescape(title[1]))
+    nodes = view.data["nodes"]
+    assert seen["all"] == len(nodes) > seen["first"] > seen["none"]
+    assert seen["allWires"] == len({(e["node"], n["id"]) for n in nodes for e in n["inputs"] if e["node"] is not None})
+    assert seen["hits"] == sum(n["name"] == "Tanh" for n in nodes) == 4 and seen["said"] == "4 found"
+    assert "test_look_view.py" in seen["facts"] and "gradient" in seen["facts"] and "saved" in seen["facts"]
+    assert seen["zoom"].startswith("scale(")
