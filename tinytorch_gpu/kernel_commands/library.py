@@ -91,6 +91,9 @@ def _named(function) -> tuple[object, ...]:
             elif name.startswith("LOAD_FAST") or name.startswith("LOAD_DEREF"):
                 local = argument[-1] if isinstance(argument, tuple) else argument
                 value = imported.get(local, first if local == first else None)
+            elif name == "STORE_FAST_LOAD_FAST":  # from Python 3.13 on
+                imported[argument[0]] = value
+                value = imported.get(argument[1], first if argument[1] == first else None)
             elif name == "IMPORT_NAME":
                 package = argument
             elif name == "IMPORT_FROM":
