@@ -18,6 +18,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -90,15 +91,24 @@ class Regions:
                 "tests": digest(*(sources.get(c, c) for c in cases), sources.get("Bench", ""))}
 
 
-def reasons() -> dict[str, str]:
-    """{key of a mutant: why it may survive}. Raises: ValueError for one that is named twice."""
-    found: dict[str, str] = {}
-    for entry in json.loads(REASONS.read_text(encoding="utf-8")):
-        for key in entry["mutants"]:
-            if key in found:
-                raise ValueError(f"{REASONS.name} names {key} twice")
-            found[key] = entry["reason"]
-    return found
+class Reasons:
+    """Why mutants may survive: the entries of survivors.json. In a mutant's name `…` stands for any text."""
+
+    def __init__(self, entries):
+        self.rules = [(name, re.compile(".*".join(map(re.escape, name.split("…"))), re.S), entry["reason"])
+                      for entry in entries for name in entry["mutants"]]
+
+    def get(self, key: str, default="") -> str:
+        """The reason of a mutant; `default` without one."""
+        return next((reason for _, rule, reason in self.rules if rule.fullmatch(key)), default)
+
+    def idle(self, keys) -> list[str]:
+        """The names that stand for none of these mutants."""
+        return [name for name, rule, _ in self.rules if not any(rule.fullmatch(key) for key in keys)]
+
+
+def reasons() -> Reasons:
+    return Reasons(json.loads(REASONS.read_text(encoding="utf-8")))
 
 
 def row(hashes, targets, known) -> dict:
@@ -126,7 +136,7 @@ def write(rows: dict, path=RESULTS) -> None:
     os.replace(part, path)
 
 
-def verdict(rows: dict, known: dict[str, str]) -> list[str]:
+def verdict(rows: dict, known) -> list[str]:
     """What is wrong with the results; nothing when enough are killed and every survivor has its reason."""
     wrong = []
     mutants, killed = (sum(r[k] for r in rows.values()) for k in ("mutants", "killed"))
@@ -168,6 +178,7 @@ def judge(trial, regions, names, workers, finished, until=None) -> bool:
     targets = [t for name in names for t in regions.targets[name]]
     left = {name: len(regions.targets[name]) for name in names}
     owner = {id(t): name for name in names for t in regions.targets[name]}
+
     def done(target):
         progress(target)
         name = owner[id(target)]
@@ -257,8 +268,8 @@ def run(given, library, trial, regions, rows, chosen) -> int:
     if not given.check:
         write(rows)
     wrong = verdict(rows, known)
-    wrong += [f"tests/mutation/{REASONS.name} has a reason for what is no survivor: {key}" for key in sorted(
-        set(known) - {s["mutant"] for r in rows.values() for s in r["survivors"]})]
+    wrong += [f"tests/mutation/{REASONS.name} has a reason for what is no survivor: {name}"
+              for name in known.idle([s["mutant"] for r in rows.values() for s in r["survivors"]])]
     print(*wrong, sep="\n", file=sys.stderr)
     mutants, killed = (sum(r[k] for r in rows.values()) for k in ("mutants", "killed"))
     print(f"{killed} of {mutants} mutants are killed ({killed / mutants:.1%}), {mutants - killed} survive")

@@ -208,6 +208,10 @@ def test_verdict_and_stale_regions():
     assert mutants.stale(Now, rows) == ["a.cu:f", "a.cu:g"]
 
 
-def test_reasons_are_given_once():
-    known = mutants.reasons()
-    assert all(len(reason) > 10 for reason in known.values())
+def test_reasons():
+    known = mutants.Reasons([{"reason": "equal", "mutants": ["a.cu f | x < y; | < -> <=", "…h | …size… | + -> -"]}])
+    assert known.get("a.cu f | x < y; | < -> <=") == known.get("b.cuh h | (size + 1) | + -> -") == "equal"
+    assert known.get("a.cu f | x < y; | < -> >=") == ""
+    assert known.idle(["a.cu f | x < y; | < -> <="]) == ["…h | …size… | + -> -"]
+    written = mutants.reasons().rules
+    assert len({name for name, *_ in written}) == len(written) and all(len(reason) > 10 for *_, reason in written)
