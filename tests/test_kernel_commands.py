@@ -1,7 +1,6 @@
 """tinytorch-gpu kernels, kernel check, kernel bench: what they print, their exit status, who launches which kernel."""
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -66,6 +65,14 @@ def no_nvrtc(monkeypatch):
         raise nvrtc.NvrtcMissing("[nvrtc] found no libnvrtc")
 
     monkeypatch.setattr("tinytorch_gpu.kernel_commands.check.Nvrtc", missing)
+
+
+@pytest.fixture
+def needs_nvrtc():
+    try:
+        nvrtc.Nvrtc()
+    except nvrtc.NvrtcMissing as e:
+        pytest.skip(str(e))
 
 
 def write(text, name="mine.cu"):
@@ -492,7 +499,7 @@ def test_kernels_outside_of_the_vocabulary_are_compiled_and_not_checked(what, ru
 
 
 @needs_emulator
-def test_what_only_nvrtc_compiles_is_not_checked(run):
+def test_what_only_nvrtc_compiles_is_not_checked(run, needs_nvrtc):
     write("__global__ void f(int* x, int n) { x[0] = __vadd2(x[1], x[2]); }")
     status, out, _ = run("kernel", "check", "mine.cu", "--arch", "sm_90")
     assert status == 3 and "NVRTC compiles what the emulator cannot" in out and "mine.cu:1" in out
@@ -500,21 +507,13 @@ def test_what_only_nvrtc_compiles_is_not_checked(run):
 
 @pytest.mark.parametrize("by", ["nvrtc", pytest.param("g++", marks=needs_emulator)])
 def test_a_syntax_error_points_into_the_users_file(by, run, request):
-    if by == "g++":
-        request.getfixturevalue("no_nvrtc")
-    else:
-        with contextlib.suppress(nvrtc.NvrtcMissing):
-            nvrtc.Nvrtc()
+    request.getfixturevalue("no_nvrtc" if by == "g++" else "needs_nvrtc")
     write('#include "vector.cuh"\n\n__global__ void mine(float* x, int n) {\n    x[0] = undeclared;\n}\n')
     status, out, _ = run("kernel", "check", "mine.cu", "--arch", "sm_90")
     assert status == 2 and re.search(r"^mine\.cu[:(]4.*undeclared", out, re.M) and "Traceback" not in out
 
 
-def test_registers_and_spills(run, monkeypatch):
-    try:
-        nvrtc.Nvrtc()
-    except nvrtc.NvrtcMissing as e:
-        pytest.skip(str(e))
+def test_registers_and_spills(run, monkeypatch, needs_nvrtc):
     monkeypatch.setattr(emulator, "unavailable", lambda: "[emulator] g++ was not found: install g++ 10 or newer")
     status, out, _ = run("kernel", "check", write(SCALE), "--arch", "sm_90", "--arch", "sm_80", "--type", "T=__half")
     assert status == 3 and "not checked: [emulator] g++ was not found: install g++" in out
@@ -523,11 +522,7 @@ def test_registers_and_spills(run, monkeypatch):
     assert status == 2 and "does not compile for sm_35" in err
 
 
-def test_what_an_older_architecture_lacks_is_said(run, monkeypatch):
-    try:
-        nvrtc.Nvrtc()
-    except nvrtc.NvrtcMissing as e:
-        pytest.skip(str(e))
+def test_what_an_older_architecture_lacks_is_said(run, monkeypatch, needs_nvrtc):
     monkeypatch.setattr(emulator, "unavailable", lambda: "no emulator")
     write("__global__ void f(int* x, int n) { x[0] = __reduce_add_sync(~0u, x[threadIdx.x % n]); }")
     status, out, _ = run("kernel", "check", "mine.cu")
