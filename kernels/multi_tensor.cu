@@ -22,10 +22,23 @@
 
 constexpr int ITEMS = 8;
 
-// The tensor of this block in one of the lists.
+// A tensor by its place in a table; number `which` of list k has place k * tensors + which.
 template <typename T>
-__device__ __forceinline__ T* tensor_of(const long long* addresses, int list, int tensors, int which) {
-    return reinterpret_cast<T*>(addresses[static_cast<long long>(list) * tensors + which]);
+__device__ __forceinline__ T* tensor_of(const long long* addresses, long long place) {
+    return reinterpret_cast<T*>(addresses[place]);
+}
+
+// What this block works on: elements begin .. end of tensor `which`.
+struct Stretch {
+    int which;
+    long long begin, end;
+};
+
+__device__ __forceinline__ Stretch stretch(
+    const long long* sizes, const int* chunk_tensor, const long long* chunk_start, long long chunk) {
+    const int which = chunk_tensor[blockIdx.x];
+    const long long begin = chunk_start[blockIdx.x];
+    return {which, begin, min(begin + chunk, sizes[which])};
 }
 
 __device__ __forceinline__ bool skipped(const float* found) { return found != nullptr && *found != 0.f; }
@@ -44,7 +57,9 @@ __device__ __forceinline__ void restore(
 
 // Gradients divided by the loss scale, in registers and (rounded) in memory.
 template <typename T>
-__device__ __forceinline__ void unscaled(T* grad, long long i, long long end, bool whole, float (&g)[ITEMS], float by) {
+__device__ __forceinline__ void unscaled(
+    T* grad, long long i, long long end, bool whole, float (&g)[ITEMS], const float* scale) {
+    const float by = 1.f / *scale;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) g[k] *= by;
     store_some(grad, i, end, whole, g);
@@ -60,10 +75,8 @@ __global__ void __launch_bounds__(256, 4) unscale(
     __shared__ float staged[32];
     const float by = factor == nullptr ? 1.f : *factor;
     if (parts == nullptr && found == nullptr && by == 1.f) return;
-    const int which = chunk_tensor[blockIdx.x];
-    T* grad = tensor_of<T>(grads, 0, 0, which);
-    const long long begin = chunk_start[blockIdx.x];
-    const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
+    const auto [which, begin, end] = stretch(sizes, chunk_tensor, chunk_start, chunk);
+    T* grad = tensor_of<T>(grads, which);
     const bool vectors = aligned(grad);
     float square = 0.f, bad = 0.f, g[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
@@ -105,12 +118,12 @@ __global__ void __launch_bounds__(256) advance(
     double beta1, double beta2) {
     const int which = blockIdx.x * 256 + threadIdx.x;
     if (which >= tensors || skipped(found)) return;
-    float* step = tensor_of<float>(steps, 0, 0, which);
-    const float now = *step + 1.f;
+    float* step = tensor_of<float>(steps, which);
+    const double now = *step + 1.0;
     *step = now;
     if (corrections == nullptr) return;
-    corrections[2 * which] = static_cast<float>(1.0 - pow(beta1, static_cast<double>(now)));
-    corrections[2 * which + 1] = static_cast<float>(1.0 - pow(beta2, static_cast<double>(now)));
+    corrections[2 * which] = 1.0 - pow(beta1, now);
+    corrections[2 * which + 1] = 1.0 - pow(beta2, now);
 }
 
 // Lists: param, exp_avg (float), exp_avg_sq (float), and with MASTER the float32 weights that param is rounded from.
@@ -119,19 +132,16 @@ template <typename T, bool DECOUPLED, bool MASTER>
 __global__ void __launch_bounds__(256, 2) adam(
     const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
     const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
-    const float* __restrict__ found, const float* __restrict__ corrections, long long chunk, int tensors, float lr,
+    const float* __restrict__ found, const float* __restrict__ corrections, long long chunk, long long tensors, float lr,
     float part1, float part2, float eps, float weight_decay, bool maximize) {
     if (skipped(found)) return;
-    const int which = chunk_tensor[blockIdx.x];
-    T* param = tensor_of<T>(addresses, 0, tensors, which);
-    T* grad = tensor_of<T>(grads, 0, tensors, which);
-    float* mean = tensor_of<float>(addresses, 1, tensors, which);
-    float* square = tensor_of<float>(addresses, 2, tensors, which);
-    float* master = MASTER ? tensor_of<float>(addresses, 3, tensors, which) : nullptr;
-    const long long begin = chunk_start[blockIdx.x];
-    const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
+    const auto [which, begin, end] = stretch(sizes, chunk_tensor, chunk_start, chunk);
+    T* param = tensor_of<T>(addresses, which);
+    T* grad = tensor_of<T>(grads, which);
+    float* mean = tensor_of<float>(addresses, tensors + which);
+    float* square = tensor_of<float>(addresses, 2 * tensors + which);
+    float* master = MASTER ? tensor_of<float>(addresses, 3 * tensors + which) : nullptr;
     const bool vectors = aligned(param) && aligned(grad) && aligned(mean) && aligned(square) && aligned(master);
-    const float by = scale == nullptr ? 1.f : 1.f / *scale, sign = maximize ? -1.f : 1.f;
     const float rate = lr / corrections[2 * which], root = 1.f / sqrtf(corrections[2 * which + 1]);
     float p[ITEMS], g[ITEMS], m[ITEMS], v[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
@@ -141,10 +151,10 @@ __global__ void __launch_bounds__(256, 2) adam(
         load_some(grad, i, end, whole, g);
         load_some(mean, i, end, whole, m);
         load_some(square, i, end, whole, v);
-        if (scale != nullptr) unscaled(grad, i, end, whole, g, by);
+        if (scale != nullptr) unscaled(grad, i, end, whole, g, scale);
 #pragma unroll
         for (int k = 0; k < ITEMS; ++k) {
-            g[k] *= sign;
+            if (maximize) g[k] = -g[k];
             if constexpr (DECOUPLED)
                 p[k] *= 1.f - lr * weight_decay;
             else
@@ -166,19 +176,16 @@ template <typename T, bool MOMENTUM, bool MASTER>
 __global__ void __launch_bounds__(256, 2) sgd(
     const long long* __restrict__ addresses, const long long* __restrict__ grads, const long long* __restrict__ sizes,
     const int* __restrict__ chunk_tensor, const long long* __restrict__ chunk_start, const float* __restrict__ scale,
-    const float* __restrict__ found, const long long* __restrict__ steps, long long chunk, int tensors, float lr,
+    const float* __restrict__ found, const long long* __restrict__ steps, long long chunk, long long tensors, float lr,
     float momentum, float dampening, float weight_decay, bool nesterov, bool maximize) {
     if (skipped(found)) return;
-    const int which = chunk_tensor[blockIdx.x];
-    T* param = tensor_of<T>(addresses, 0, tensors, which);
-    T* grad = tensor_of<T>(grads, 0, tensors, which);
-    float* buffer = MOMENTUM ? tensor_of<float>(addresses, 1, tensors, which) : nullptr;
-    float* master = MASTER ? tensor_of<float>(addresses, MOMENTUM ? 2 : 1, tensors, which) : nullptr;
-    const long long begin = chunk_start[blockIdx.x];
-    const long long end = begin + chunk < sizes[which] ? begin + chunk : sizes[which];
+    const auto [which, begin, end] = stretch(sizes, chunk_tensor, chunk_start, chunk);
+    T* param = tensor_of<T>(addresses, which);
+    T* grad = tensor_of<T>(grads, which);
+    float* buffer = MOMENTUM ? tensor_of<float>(addresses, tensors + which) : nullptr;
+    float* master = MASTER ? tensor_of<float>(addresses, (MOMENTUM ? 2 : 1) * tensors + which) : nullptr;
     const bool vectors = aligned(param) && aligned(grad) && aligned(buffer) && aligned(master);
-    const float by = scale == nullptr ? 1.f : 1.f / *scale, sign = maximize ? -1.f : 1.f;
-    const bool first = MOMENTUM && *tensor_of<const float>(steps, 0, tensors, which) == 1.f;
+    const bool first = MOMENTUM && *tensor_of<const float>(steps, which) == 1.f;
     float p[ITEMS], g[ITEMS], b[ITEMS];
     for (long long i = begin + static_cast<long long>(threadIdx.x) * ITEMS; i < end; i += 256 * ITEMS) {
         const bool whole = vectors && i + ITEMS <= end;
@@ -188,10 +195,11 @@ __global__ void __launch_bounds__(256, 2) sgd(
         if constexpr (MOMENTUM) {
             if (!first) load_some(buffer, i, end, whole, b);
         }
-        if (scale != nullptr) unscaled(grad, i, end, whole, g, by);
+        if (scale != nullptr) unscaled(grad, i, end, whole, g, scale);
 #pragma unroll
         for (int k = 0; k < ITEMS; ++k) {
-            g[k] = g[k] * sign + weight_decay * p[k];
+            if (maximize) g[k] = -g[k];
+            g[k] += weight_decay * p[k];
             if constexpr (MOMENTUM) {
                 b[k] = first ? g[k] : momentum * b[k] + (1.f - dampening) * g[k];
                 g[k] = nesterov ? g[k] + momentum * b[k] : b[k];
@@ -210,12 +218,12 @@ __global__ void update_scale(
     float* __restrict__ scale, int* __restrict__ tracker, const float* __restrict__ found, double growth,
     double backoff, int interval) {
     if (*found != 0.f) {
-        *scale = static_cast<float>(*scale * backoff);
+        *scale = *scale * backoff;
         *tracker = 0;
         return;
     }
     const int good = *tracker + 1;
     *tracker = good == interval ? 0 : good;
-    const float grown = static_cast<float>(*scale * growth);
+    const float grown = *scale * growth;
     if (good == interval && grown < infinity()) *scale = grown;
 }

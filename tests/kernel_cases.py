@@ -194,7 +194,10 @@ def rotary_rows(bench, dtype):
     # (batch, heads, time, features), angles of a position, and the offset of the input's start
     shapes = (((2, 3, 5, 16), 8, 0), ((2, 3, 5, 16), 8, 1), ((1, 2, 4, 10), 5, 0), ((2, 1, 3, 24), 8, 0),
               ((1, 1, 1, 2), 1, 0), ((2, 2, 3, 7), 2, 3), ((1, 2, 33, 64), 32, 0), ((1, 1, 2, 2064), 1024, 0),
-              ((3, 2, 2, 9), 4, 1), ((1, 1, 3, 13), 4, 0), ((1, 1, 3, 7), 2, 0))
+              ((3, 2, 2, 9), 4, 1), ((1, 1, 3, 13), 4, 0), ((1, 1, 3, 7), 2, 0),
+              # a thread behind the end of a row, or of its rest; only the input or only the result is unaligned
+              ((1, 1, 2, 48), 24, 0), ((1, 1, 2, 40), 8, 0), ((2, 1, 2, 24), 4, 1), ((1, 1, 2, 12), 2, 4),
+              ((1, 1, 2, 20), 8, 4))
     for (shape, pairs, offset), interleaved in itertools.product(shapes, (False, True)):
         batch, heads, time, width = shape
         for dim, tables in ((2, (time,)), (1, (heads,)), (2, (batch, time))):
@@ -206,7 +209,9 @@ def rotary_rows(bench, dtype):
             spread[0] = batch if len(tables) == 2 else 1
             angle = angle.reshape(spread)
             x, x64 = bench.draw(shape, dtype, offset)
-            cos, sin = bench.put(cos), bench.put(sin)
+            # tables as they come, or one of them unaligned
+            shift = (pairs, dim, len(tables)) in ((8, 1, 1), (8, 2, 2))
+            cos, sin = bench.put(cos, int(shift and dim == 1)), bench.put(sin, int(shift and dim == 2))
             what = f"rotary of {shape}, {pairs} pairs, interleaved={interleaved}, positions along {dim} of {tables}"
             for inverse, sign in ((False, 1), (True, -1)):
                 got = rotary.rotary(x, cos, sin, interleaved, dim, inverse)
@@ -510,8 +515,8 @@ LISTS = (1, 7, 8, 9, 41, 3000, multi.CHUNK + 5)  # elements
 
 
 def _lists(bench, arrays, number):
-    """Arrays on the device as list `number` of some: unaligned are one that is too short for pieces of 16 bytes, and one
-    that is aligned in all other lists."""
+    """Arrays on the device as list `number` of some: unaligned are one too short for pieces of 16 bytes, and one that is
+    aligned in all other lists."""
     return [bench.put(a, 1 if i in (1, 2 + number) else 0) for i, a in enumerate(arrays)]
 
 
@@ -545,6 +550,17 @@ def unscaling(bench, dtype):
     for got, g in zip(grads, g64):
         bench.same(got, g / 8, "unscaled gradient")
     assert not bench.backend.to_host(found).any()
+    zeroed = multi.TensorLists(_draw_lists(bench, dtype)[0])
+    multi.unscale(zeroed, _numbers(bench, 0.0))
+    assert not any(bench.backend.to_host(a).any() for a in zeroed.arrays[0])
+    parts.fill(np.nan)
+    bench.same(norm(3.0, _numbers(bench, 1.0))[0], want / 8, "norm with a factor of 1", want)
+    squares = bench.rng.random(700).astype(F32)
+    total, clip = multi.finish_norm(bench.put(squares), 1.0)
+    want = math.sqrt(squares.astype(np.float64).sum())
+    bench.same(total, np.array(want), "norm of 700 blocks", want)
+    total, clip = multi.finish_norm(_numbers(bench, 1e-12), 5e-7)
+    bench.same(clip, np.array(0.25), "a norm of 1e-6 is no more than what it is divided by", 0.25)
     for bad in (np.inf, -np.inf, np.nan):
         for i, n in ((0, 0), (5, 2999), (6, LISTS[6] - 1)):
             found = _numbers(bench, 0)
@@ -552,6 +568,8 @@ def unscaling(bench, dtype):
             grads[i][n] = bad
             multi.unscale(lists, found=found)
             assert bench.backend.to_host(found)[0] == 1, f"{bad} at {n} of tensor {i} was not found"
+            multi.unscale(lists, None, parts)  # without a flag
+            assert not np.isfinite(bench.backend.to_host(multi.finish_norm(parts)[0]))
             grads[i][...] = bench.backend.from_host(keep)
 
 
@@ -564,9 +582,9 @@ def adam(bench, dtype):
         if master:
             state.append(_lists(bench, [p.astype(F32) for p in p64], 4))
         lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
-        steps = [_numbers(bench, i) for i in range(len(LISTS))]  # each tensor has its own count
+        steps = [_numbers(bench, i) for i in range(len(LISTS))]  # each tensor has a count of its own
         counts, corrections = multi.addresses(steps), _numbers(bench, *[np.nan] * 2 * len(LISTS))
-        found, scale = _numbers(bench, 0), _numbers(bench, 2.0) if maximize else None
+        found, scale = (_numbers(bench, 0), _numbers(bench, 2.0)) if maximize else (None, None)
         m = v = [0.0] * len(LISTS)
         for t in (1, 2):
             multi.advance(counts, found, corrections, (0.9, 0.999))
@@ -620,13 +638,13 @@ def sgd(bench, dtype):
             continue
         param, p64 = _draw_lists(bench, dtype)
         grad, g64 = _draw_lists(bench, dtype, 1)
-        # a first step reads no momentum
+        # a first step does not use what the momentum is
         state = [_lists(bench, [np.full(n, np.nan, F32) for n in LISTS], 2)] if momentum else []
         if master:
             state.append(_lists(bench, [p.astype(F32) for p in p64], 3))
-        lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
         counts = [_numbers(bench, 0) for _ in LISTS]
         steps = multi.addresses(counts) if momentum else None
+        lists, grads = multi.TensorLists(param, *state), multi.TensorLists(grad)
         scale, maximize = None if nesterov else _numbers(bench, 4.0), nesterov
         dampening, found, b = 0.0 if nesterov else 0.2, _numbers(bench, 0), []
 
@@ -654,6 +672,17 @@ def sgd(bench, dtype):
                 p64 = [bench.backend.to_host(p).astype(np.float64) for p in param]
             _write(param, p64)
         _nothing_moves(bench, [*param, *grad, *sum(state, []), *counts], step)
+
+
+def step_counts(bench, dtype):
+    """No dtype matters: counts are float32. More tensors than threads of a block."""
+    n, betas = 600, (0.9, 0.999)
+    counts = [_numbers(bench, i % 50) for i in range(n)]
+    steps, corrections = multi.addresses(counts), bench.put(np.full((n, 2), np.nan, F32))
+    multi.advance(steps, None, corrections, betas)
+    now = np.arange(n) % 50 + 1.0
+    assert [float(bench.backend.to_host(c)[0]) for c in counts] == now.tolist()
+    bench.same(corrections, 1 - np.array(betas) ** now[:, None], "corrections", 0.01)
 
 
 def loss_scale(bench, dtype):
@@ -721,6 +750,7 @@ CASES = {  # case -> the `__global__` functions it covers
     unscaling: ("unscale", "finish_norm"),
     adam: ("adam", "advance"),
     sgd: ("sgd", "advance"),
+    step_counts: ("advance",),
     loss_scale: ("update_scale",),
     indices_in_range: ("check_indices",),
 }
