@@ -515,8 +515,8 @@ LISTS = (1, 7, 8, 9, 41, 3000, multi.CHUNK + 5)  # elements
 
 
 def _lists(bench, arrays, number):
-    """Arrays on the device as list `number` of some: unaligned are one too short for pieces of 16 bytes, and one that is
-    aligned in all other lists."""
+    """Arrays on the device as list `number` of some. Unaligned are one too short for pieces of 16 bytes, and one that
+    is aligned in all other lists."""
     return [bench.put(a, 1 if i in (1, 2 + number) else 0) for i, a in enumerate(arrays)]
 
 
