@@ -82,6 +82,13 @@ print(json.dumps({t.mutant.key.split(" | ", 1)[1]: t.verdict for t in targets}))
 """
 
 
+@pytest.fixture(autouse=True)
+def once(request):
+    """The same with each --device: the simulated run leaves them to the first."""
+    if request.config.getoption("--device") == "sim":
+        pytest.skip("the same as with --device cpu")
+
+
 def verdicts(case):
     done = subprocess.run([sys.executable, "-c", CODE, case], input=PLANTED, capture_output=True, text=True,
                           timeout=300, env={

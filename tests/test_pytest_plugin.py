@@ -62,6 +62,13 @@ def test_operators_have_formulas(caplog):
 '''
 
 
+@pytest.fixture(autouse=True)
+def once(request):
+    """Processes of their own, the same with each --device: the simulated run leaves them to the first."""
+    if request.config.getoption("--device") == "sim":
+        pytest.skip("the same as with --device cpu")
+
+
 @pytest.fixture
 def users(pytester, monkeypatch):
     """A user's folder with a conftest that opts in; pytest runs there in a process of its own."""
