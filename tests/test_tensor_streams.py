@@ -93,6 +93,23 @@ def test_memory_dropped_while_another_stream_reads_it(order):
     assert not crossing._held and not any(crossing._reading.values())
 
 
+def test_record_stream_keeps_memory_for_raw_code():
+    (s,) = sides(1)
+    x = tt.full((1000,), 3.0)
+    raw = x._array
+    cuda.synchronize("sim")
+    with cuda.stream(s):
+        y = raw * 2  # raw code: nobody watches
+    x.record_stream(s)
+    del x, raw
+    taken = [tt.full((1000,), 100.0) for _ in range(3)]
+    cuda.default_stream("sim").synchronize()
+    s.synchronize()
+    assert (y.get() == 6).all() and taken
+    with pytest.raises(RuntimeError, match=r"^\[record_stream\] the CPU has no streams"):
+        tt.ones(1, device="cpu").record_stream(s)
+
+
 def test_a_change_in_place_waits_for_readers_and_writers(order):
     a, b = sides(2)
     x = tt.ones(1000)

@@ -11,6 +11,7 @@ from . import cuda as cuda
 from . import io as io
 from . import kernel as kernel
 from . import linalg as linalg
+from . import look as look
 from . import nn as nn
 from . import optim as optim
 from . import random as random

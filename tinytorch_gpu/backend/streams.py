@@ -16,7 +16,7 @@ from collections import deque
 
 from .device import CPU, _by_class
 
-__all__ = ["Trip", "after", "before", "born", "forget", "note", "note_here", "release", "several", "writing"]
+__all__ = ["Trip", "after", "before", "born", "forget", "keep", "note", "note_here", "release", "several", "writing"]
 
 several = False  # whether arrays may live on more than one stream; set by the backends
 KEPT = 64  # pieces of work whose foreign arrays are kept together, until an event after the last has come
@@ -131,6 +131,11 @@ def _hold(here) -> None:
         reading.clear()
         while len(_held) > 1 and _held[0][0].done:
             _held.popleft()
+
+
+def keep(array, stream) -> None:
+    """Hold an array until what a stream has now is done."""
+    _held.append((stream.record(), [array]))
 
 
 def _place(backend, here, block) -> None:
