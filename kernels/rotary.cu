@@ -8,8 +8,8 @@
 // r / inner % length of batch r / batch_inner % batches. sign 1 is the forward, -1 (the angle turned back) the backward.
 // Arithmetic in float, rounded once.
 //
-// A thread turns PAIRS pairs, 8 elements (for half types in halves 16), by 16-byte accesses of x, cosine and sine where
-// all are aligned and the pairs are there, one by one in the tail and for unaligned arrays. threadIdx.x counts along a
+// A thread turns PAIRS pairs, 8 elements (16 of half types that are not interleaved), by 16-byte accesses of x, y, cosine
+// and sine where the row's are aligned and `pairs` is a multiple of PAIRS, else one by one. threadIdx.x counts along a
 // row, threadIdx.y rows.
 //
 //   kernel   bytes moved (n = rows dim elements of s bytes)
@@ -51,31 +51,31 @@ __global__ void __launch_bounds__(256) rotary(
     y += row * dim;
     cosine += start;
     sine += start;
-    const bool tables = aligned(cosine) && aligned(sine) && aligned(x) && aligned(y);
+    const bool vectors = pairs % PAIRS == 0 && aligned(cosine) && aligned(sine) && aligned(x) && aligned(y);
     for (long long j = threadIdx.x * PAIRS; j < pairs; j += blockDim.x * PAIRS) {
-        const bool whole = tables && j + PAIRS <= pairs;
+        if (!vectors) {
+            constexpr int STEP = INTERLEAVED ? 2 : 1;
+            const long long apart = INTERLEAVED ? 1 : pairs;
+            turn_one_by_one<PAIRS>(x, x + apart, cosine, sine, y, y + apart, j, pairs, STEP, sign);
+            continue;
+        }
+        float c[PAIRS], s[PAIRS];
+        load(cosine + j, c);
+        load(sine + j, s);
         if constexpr (INTERLEAVED) {
-            if (whole) {
-                float v[2 * PAIRS], c[PAIRS], s[PAIRS];
-                load(x + 2 * j, v);
-                load(cosine + j, c);
-                load(sine + j, s);
+            float v[2 * PAIRS];
+            load(x + 2 * j, v);
 #pragma unroll
-                for (int k = 0; k < PAIRS; ++k) {
-                    const float a = v[2 * k], b = v[2 * k + 1];
-                    v[2 * k] = turned(a, c[k], -b, sign * s[k]);
-                    v[2 * k + 1] = turned(b, c[k], a, sign * s[k]);
-                }
-                store(y + 2 * j, v);
-            } else {
-                turn_one_by_one<PAIRS>(x, x + 1, cosine, sine, y, y + 1, j, pairs, 2, sign);
+            for (int k = 0; k < PAIRS; ++k) {
+                const float a = v[2 * k], b = v[2 * k + 1];
+                v[2 * k] = turned(a, c[k], -b, sign * s[k]);
+                v[2 * k + 1] = turned(b, c[k], a, sign * s[k]);
             }
-        } else if (whole && pairs % W == 0) {
-            float a[PAIRS], b[PAIRS], c[PAIRS], s[PAIRS];
+            store(y + 2 * j, v);
+        } else {
+            float a[PAIRS], b[PAIRS];
             load(x + j, a);
             load(x + pairs + j, b);
-            load(cosine + j, c);
-            load(sine + j, s);
 #pragma unroll
             for (int k = 0; k < PAIRS; ++k) {
                 const float first = a[k];
@@ -84,15 +84,16 @@ __global__ void __launch_bounds__(256) rotary(
             }
             store(y + j, a);
             store(y + pairs + j, b);
-        } else {
-            turn_one_by_one<PAIRS>(x, x + pairs, cosine, sine, y, y + pairs, j, pairs, 1, sign);
         }
     }
     // the rest of the row, as it is
-    for (long long j = 2 * pairs + threadIdx.x * W; j < dim; j += blockDim.x * W) {
-        const bool whole = j + W <= dim && aligned(x + j) && aligned(y + j);
+    const long long rest = dim - 2 * pairs;
+    x += 2 * pairs;
+    y += 2 * pairs;
+    const bool copies = rest % W == 0 && aligned(x) && aligned(y);
+    for (long long j = threadIdx.x * W; j < rest; j += blockDim.x * W) {
         float v[W];
-        load_some(x, j, dim, whole, v);
-        store_some(y, j, dim, whole, v);
+        load_some(x, j, rest, copies, v);
+        store_some(y, j, rest, copies, v);
     }
 }
