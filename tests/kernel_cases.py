@@ -294,6 +294,11 @@ def softmax_of_scores(bench, dtype):
         hidden = np.where(seen, x64, np.nan).astype(F32)  # NaN where no row may look
         got = rows.masked_softmax(bench.put(hidden, offset), scale=0.25, causal=True, dtype=dtype)
         bench.same(got, _softmax(np.where(seen, 0.25 * x64, -np.inf)), "causal " + what, 1, 4)
+        hidden[:, -1, 0] = np.nan  # in the last row all is NaN, in the part that it does not see too
+        for log, f in ((False, _softmax), (True, _log_softmax)):
+            got = rows.masked_softmax(bench.put(hidden, offset), causal=True, log=log, dtype=dtype)
+            want = f(np.where(seen, hidden.astype(np.float64), -np.inf))
+            bench.same(got, want, f"causal, NaN, log={log} " + what, 32 if log else 1, 4)
 
 
 def softmax_of_extremes(bench, dtype):
@@ -718,9 +723,18 @@ def indices_in_range(bench, dtype):
     for n, offset in SIZES:
         host = bench.rng.integers(-5, 100, n).astype(kind)
         check(host, offset, -5, 100, None, None)
+        for at, value in ((0, -6), (255, 100), (256, -6), (n // 2, 100), (n - 1, 100)):
+            if at < n:
+                good, host[at] = host[at], value
+                check(host, offset, -5, 100, None, value)
+                host[at] = good
         host[bench.rng.integers(n)] = -77
         check(host, offset, -5, 100, -77, None)
         check(host, offset, -5, 100, None, -77)
+    n = errors.BLOCKS * errors.THREADS + 1  # the last one is some block's second
+    host = np.zeros(n, kind)
+    host[-1] = 100
+    check(host, 0, -5, 100, None, 100)
     if kind is np.int64:  # a report has 40 bits for the value
         half = 1 << 39
         for value in (half - 2, half - 1, half, half + 5, 1 << 60, 1 - half, -half, -half - 1, -(1 << 60)):
