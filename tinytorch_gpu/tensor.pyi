@@ -1007,6 +1007,9 @@ class Tensor:
     def reciprocal_(self) -> Tensor:
         """`reciprocal`, written into this tensor; returns it. As torch.Tensor.reciprocal_."""
         ...
+    def record_stream(self, stream) -> None:
+        """Keep the tensor's memory until the work that `stream` has now is done. As torch.Tensor.record_stream."""
+        ...
     def register_hook(self, hook) -> RemovableHandle:
         """Call `hook(grad)` when this tensor's gradient is known; a Tensor that it returns replaces the gradient."""
         ...

@@ -170,8 +170,8 @@ def make_peak(hook_class, pool, number):
     """The high-water mark of a pool on a device, which CuPy's pools do not keep.
 
     A memory hook adds and subtracts what the pool hands out and takes back, from the first question for memory figures
-    on: 1 us or so for an allocation, and nothing before. CuPy's hooks belong to a thread: what a thread that never
-    asked allocates counts from the next reading.
+    on: a call of Python for each allocation, and nothing before. CuPy's hooks belong to a thread: what a thread that
+    never asked allocates counts from the next reading.
     """
 
     class Peak(hook_class):

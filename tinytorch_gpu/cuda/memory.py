@@ -9,7 +9,7 @@ def memory_stats(device=None) -> dict:
     """What the device tells: `current` and `peak` bytes; pools add `held` and `limit`, the CPU the `source`.
 
     On a GPU the peak is counted from the first call of these functions in a thread on (CuPy's pool keeps none), which
-    costs every allocation of that thread about a microsecond from then on.
+    costs each allocation of that thread a call of Python from then on.
     """
     where = place(device)
     return backend_for(where).memory_stats(where.index)

@@ -5,10 +5,8 @@ Tensors may cross streams without a word: see backend/streams.py.
 """
 from __future__ import annotations
 
-from ..backend import streams as _crossing
 from ..backend.device import backend_for
 from ..backend.device import device as Device
-from ..tensor import attach
 from .places import place
 
 
@@ -193,14 +191,3 @@ def set_stream(stream) -> None:
     """Make a stream current from now on; None changes nothing. As torch.cuda.set_stream."""
     if stream is not None:
         stream._raw.use()
-
-
-@attach("record_stream")
-def record_stream(self, stream) -> None:
-    """Keep the tensor's memory until the work that `stream` has now is done. As torch.Tensor.record_stream.
-
-    Operators do this by themselves; raw code on another stream needs it.
-    Raises: RuntimeError for a tensor on the CPU, which has no streams.
-    """
-    _library("record_stream", self.device)
-    _crossing.keep(self._array, stream._raw)

@@ -6,7 +6,7 @@ import copy
 import numpy as np
 
 from .. import ops
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..backend.device import backend_for
 from ..backend.device import device as Device
 from ..tensor import Tensor, _fill, attach
@@ -57,6 +57,18 @@ def cuda(self, device=None, non_blocking=False):
     if where.type != "cuda":
         raise ValueError(f"[cuda] expected a cuda device, got {where}: use to()")
     return ops.to(self, device=where)
+
+
+@attach("record_stream")
+def record_stream(self, stream) -> None:
+    """Keep the tensor's memory until the work that `stream` has now is done. As torch.Tensor.record_stream.
+
+    Operators do this by themselves; raw code on another stream needs it.
+    Raises: RuntimeError for a tensor on the CPU, which has no streams.
+    """
+    if self.device.type == "cpu":
+        raise RuntimeError("[record_stream] the CPU has no streams: the tensor must be on a device")
+    streams.keep(self._array, stream._raw)
 
 
 # sizes
