@@ -39,7 +39,7 @@ from tinytorch_gpu.backend.simulated import emulator  # noqa: E402
 RESULTS = ROOT / "bench" / "results" / "mutants.json"
 REASONS = HERE / "mutation" / "survivors.json"
 LEAST = 0.95
-BUDGET = 110.0  # seconds of --check, beside what Python needs to start
+BUDGET, MOST = 110.0, 400  # seconds and mutants of --check
 COMMAND = "run python tests/mutants.py and commit bench/results/mutants.json"
 
 
@@ -253,10 +253,11 @@ def run(given, library, trial, regions, rows, chosen) -> int:
             write(rows)  # at once: Ctrl-C keeps what is done
 
     until = time.monotonic() + BUDGET if given.check else None
+    many = given.check and sum(len(regions.targets[n]) for n in chosen) > MOST
     try:
-        if chosen and not judge(trial, regions, chosen, given.jobs, finished, until):
-            print(f"{len(chosen)} regions changed, more than can be run again in {BUDGET:.0f} s: {COMMAND}",
-                  file=sys.stderr)
+        if many or chosen and not judge(trial, regions, chosen, given.jobs, finished, until):
+            print(f"{len(chosen)} regions changed ({', '.join(chosen)}), more than can be run again in {BUDGET:.0f} s: "
+                  f"{COMMAND}", file=sys.stderr)
             return 1
     except KeyboardInterrupt:
         print("\nstopped; what was done is kept", file=sys.stderr)
