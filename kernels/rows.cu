@@ -42,10 +42,9 @@ __device__ __forceinline__ void softmax_row(
     float factor = LOG ? top + logf(total) : 1.f / total;
     if (zero && total == 0.f) top = factor = 0.f;
     const long long step = static_cast<long long>(blockDim.x) * N, begin = static_cast<long long>(threadIdx.x) * N;
-    for (long long c = begin; c < columns; c += step) {
-#pragma unroll
-        for (int k = 0; k < N; ++k) v[k] = 0.f;
-        if (c < limit) load(x + c, v);
+    long long c = begin;
+    for (; c < limit; c += step) {
+        load(x + c, v);
 #pragma unroll
         for (int k = 0; k < N; ++k) {
             const float z = logit(v[k], c + k);
@@ -53,6 +52,10 @@ __device__ __forceinline__ void softmax_row(
         }
         store(y + c, v);
     }
+    const float rest = LOG ? -infinity() - factor : 0.f * factor;  // NaN where the row is
+#pragma unroll
+    for (int k = 0; k < N; ++k) v[k] = rest;
+    for (; c < columns; c += step) store(y + c, v);
 }
 
 template <typename T, bool LOG>

@@ -123,6 +123,42 @@ def activations(bench, dtype):
             bench.same(got, grad64 * slope(x64 + bias64), f"backward of bias and activation {kind}", 16)
 
 
+def unaligned_one_by_one(bench, dtype):
+    """Each array in turn starts at its second element: results too, which the launchers never do."""
+    n, shape, threads = 41, (4, 24), (elementwise.THREADS,)
+    f, slope = FUNCTIONS[elementwise.SILU]
+
+    def drawn(shape, count, unaligned):
+        return zip(*(bench.draw(shape, dtype, int(i == unaligned), 2.0) for i in range(count)))
+
+    def room(shape, unaligned):
+        return bench.put(np.full(shape, np.nan, dtype), int(unaligned))
+
+    for at in range(5):
+        what = f"array {at} unaligned"
+        (x, grad), (x64, g) = drawn(n, 2, at)
+        out = room(n, at == 2)
+        elementwise._forward[elementwise.SILU]((1,), threads, x, None, out, n, 1)
+        bench.same(out, f(x64), "activation, " + what, 4)
+        elementwise._backward[elementwise.SILU]((1,), threads, grad, x, None, out, n, 1)
+        bench.same(out, g * slope(x64), "backward of activation, " + what, 8)
+        (grad, gate, up), (g, a, b) = drawn(n, 3, at)
+        out, other = room(n, at == 3), room(n, at == 4)
+        elementwise._gated[elementwise.SILU]((1,), threads, gate, up, out, n, n, n)
+        bench.same(out, f(a) * b, "gated, " + what, 16)
+        elementwise._gated_backward[elementwise.SILU]((1,), threads, grad, gate, up, out, other, n, n, n)
+        bench.same(out, g * b * slope(a), "gradient of the gate, " + what, 32)
+        bench.same(other, g * f(a), "gradient of up, " + what, 16)
+        (x, grad), (x64, g) = drawn(shape, 2, at)  # halves of 12: no multiple of 8
+        a, b = np.split(x64, 2, 1)
+        bench.same(elementwise.gated(x, None, elementwise.SILU, 1), f(a) * b, "halves, " + what, 16)
+        (x, residual), (x64, r) = drawn(n, 2, at)
+        out, start = room(n, at == 2), (7, 4 * at)
+        elementwise._dropout((1,), threads, x, residual, out, n, 2.0, 2**31, 7, at)
+        mask = random.bernoulli(CPU, (n,), 0.5, start)
+        bench.same(out, 2 * x64 * mask + r, "dropout, " + what, 8)
+
+
 def activations_of_extremes(bench, dtype):
     """NaN and the dtype's largest values: the limits of the functions, never a NaN of the formula's making."""
     top = float(ml_dtypes.finfo(dtype).max)
@@ -176,6 +212,11 @@ def dropout(bench, dtype):
             got = elementwise.dropout(x, p, (seed, start), residual)
             assert got.dtype == F32
             bench.same(got, want + r64, f"dropout {p} of {n} with a residual of float32", 8 / (1 - p))
+    word = int(random.random_bits(CPU, 5, 8, 16, 32)[9])  # a word that is the threshold itself drops its value
+    p = 1 - word / 2**32
+    x, x64 = bench.draw(16, dtype)
+    bench.same(elementwise.dropout(x, p, (5, 8)), x64 / (1 - p) * random.bernoulli(CPU, (16,), 1 - p, (5, 8)),
+               "dropout at the threshold", 4 / (1 - p))
 
 
 # rotary embedding
@@ -746,6 +787,7 @@ CASES = {  # case -> the `__global__` functions it covers
     activations_of_extremes: ("activation_forward", "activation_backward"),
     gated: ("gated_forward", "gated_backward"),
     gated_halves: ("gated_forward", "gated_backward"),
+    unaligned_one_by_one: ("activation_forward", "activation_backward", "gated_forward", "gated_backward", "dropout"),
     dropout: ("dropout",),
     rotary_rows: ("rotary",),
     softmax: ("softmax_forward", "softmax_backward"),
