@@ -9,8 +9,10 @@ Nothing below imports this package, and nothing of it stays behind: recording en
 """
 from __future__ import annotations
 
+from .explain import Explanation, explain
 from .graph import Graph, graph
 from .recorder import record
+from .trace import Trace, trace
 from .view import View
 
-__all__ = ["Graph", "View", "graph", "record"]
+__all__ = ["Explanation", "Graph", "Trace", "View", "explain", "graph", "record", "trace"]

@@ -49,6 +49,11 @@ class Drawing:
             points += [(lane, y2), (x2, y2 - turn), (x2, y2)]
         self.arrows.append((points, kind))
 
+    def line(self, x1, y1, x2, y2, kind):
+        """A straight arrow."""
+        third = ((x2 - x1) / 3, (y2 - y1) / 3)
+        self.arrows.append(([(x1 + third[0] * k, y1 + third[1] * k) for k in range(4)], kind))
+
     def text(self, x, y, text, kind, anchor="start"):
         """A line of text whose baseline is at y; `anchor` as in SVG."""
         self.texts.append((x, y, text, kind, anchor))

@@ -71,6 +71,8 @@ def _of_operator(node):
             break
         for name in cls.__dict__.get("__slots__", ()):  # masks and indices that an operator keeps beside
             kept += [(v, "constant") for v in _inside(getattr(node, name, None)) if is_array(v)]
+    for value in getattr(node, "__dict__", {}).values():
+        kept += [(v, "constant") for v in _inside(value) if is_array(v)]
     return kept
 
 

@@ -1,0 +1,382 @@
+"""look.trace against finite differences and backward(); look.explain's formulas evaluated beside the real gradients."""
+from __future__ import annotations
+
+import html.parser
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import look, nn
+from tinytorch_gpu.autograd.node import REGISTRY
+from tinytorch_gpu.utils.checkpoint import checkpoint
+
+
+def leaf(values):
+    return tt.tensor(np.array(values, np.float64), requires_grad=True)
+
+
+def host(t):
+    return t.detach().cpu().numpy()
+
+
+def steps(view):
+    """{name of a node: its step}, for nodes of different names."""
+    names = {n["id"]: n["name"] for n in view.data["nodes"]}
+    return {names[s["node"]]: s for s in view.data["steps"]}
+
+
+def total(step, output=0):
+    return step["gradient"][output]["values"]
+
+
+def slope(f, arrays, eps=1e-6):
+    """Central differences of the scalar f in each array."""
+    found = []
+    for k, a in enumerate(arrays):
+        g = np.zeros_like(a)
+        for i in np.ndindex(a.shape):
+            up, down = [b.copy() for b in arrays], [b.copy() for b in arrays]
+            up[k][i] += eps
+            down[k][i] -= eps
+            g[i] = (f(*up) - f(*down)) / (2 * eps)
+        found.append(g)
+    return found
+
+
+# the chain rule
+
+
+def test_x_plus_two_times_three():
+    x = leaf([5.0])
+    with look.record():
+        y = (x + 2) * 3
+    view = look.trace(y, {"x": x})
+    assert view.data["forward"] == {"1": "x + 2", "2": "#1 * 3"}
+    values = {n["name"]: n["outputs"][0]["value"]["values"] for n in view.data["nodes"]}
+    assert values == {"x": [5.0], "Add": [7.0], "Mul": [21.0]}
+    mul, add, end = view.data["steps"]
+    assert mul["arrived"] == [[{"from": None, "gradient": mul["gradient"][0]}]] and total(mul) == [1.0]
+    assert [(i["formula"], i["derivative"], i["gradient"]["values"]) for i in mul["inputs"]] == [
+        ("grad * 3", {"kind": "elementwise", "values": [3.0]}, [3.0])]
+    assert total(add) == [3.0] and [(i["input"], i["formula"], i["gradient"]["values"]) for i in add["inputs"]] == [
+        ("a", "grad", [3.0])]
+    assert end["arrived"][0][0]["from"] == add["node"] and total(end) == [3.0] and not view.data["missing"]
+
+
+def test_two_products_with_different_numbers_have_rules_of_their_own():
+    x = leaf([1.0])
+    view = look.trace(x * 3 * 5)
+    assert [i["formula"] for s in view.data["steps"] for i in s["inputs"]] == ["grad * 5", "grad * 3"]
+    three = look.trace(x ** 3 * x ** 4)
+    powers = [i["formula"] for s in three.data["steps"] if s["name"] == "Pow" for i in s["inputs"]]
+    assert sorted(powers) == ["grad * (a ** 2.0 * 3)", "grad * (a ** 3.0 * 4)"] or sorted(powers) == [
+        "grad * (a ** 2 * 3)", "grad * (a ** 3 * 4)"]
+
+
+def program(w, b, x):
+    h = tt.tanh(x @ w + b)
+    return (h * h / (1 + tt.exp(-h))).sum() + (b * h.mean(0)).sum()
+
+
+def test_every_gradient_is_that_of_finite_differences(rng):
+    w, b = rng.standard_normal((3, 2)), rng.standard_normal(2)
+    x = tt.tensor(rng.standard_normal((4, 3)))
+    tensors = leaf(w), leaf(b)
+    view = look.trace(program(*tensors, x), dict(zip("wb", tensors)))
+    want = slope(lambda *arrays: program(*map(tt.tensor, arrays), x).item(), [w, b])
+    for name, expected in zip("wb", want):
+        # central differences of a smooth function of size 1: eps^2 and rounding / eps
+        np.testing.assert_allclose(total(steps(view)[name]), expected, atol=1e-8)
+    assert len(steps(view)["b"]["arrived"][0]) == 2
+
+
+@pytest.mark.parametrize("make", [
+    lambda x, w: tt.tanh(x), lambda x, w: x * w, lambda x, w: x @ w.T, lambda x, w: tt.softmax(x, 1),
+    lambda x, w: x.sum(0), lambda x, w: x.T, lambda x, w: tt.cumsum(x, 0), lambda x, w: w[0] - x, lambda x, w: x[1:], lambda x, w: x.amax(1),
+], ids="tanh mul matmul softmax sum transpose cumsum broadcast slice amax".split())
+def test_local_derivatives_are_those_of_finite_differences(make, rng):
+    x0, w0 = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    x, w = leaf(x0), tt.tensor(w0)
+    out = make(x, w)
+    view = look.trace(out, gradient=tt.ones_like(out))
+    y0 = host(out)
+    table = np.zeros((y0.size, x0.size))
+    for k in range(y0.size):
+        table[k] = slope(lambda a: host(make(tt.tensor(a), w)).reshape(-1)[k], [x0])[0].reshape(-1)
+    found = next(i["derivative"] for s in view.data["steps"] for i in s["inputs"])
+    got = np.diag(found["values"]) if found["kind"] == "elementwise" else np.array(found["values"])
+    np.testing.assert_allclose(got, table, atol=1e-8)
+
+
+def test_what_arrives_times_the_local_derivative_is_sent(rng):
+    tensors = leaf(rng.standard_normal((3, 2))), leaf(rng.standard_normal(2))
+    view = look.trace(program(*tensors, tt.tensor(rng.standard_normal((4, 3)))))
+    checked = 0
+    for step in view.data["steps"]:
+        for i in step["inputs"]:
+            if i["derivative"] is not None:
+                local = np.array(i["derivative"]["values"])
+                local = np.diag(local) if i["derivative"]["kind"] == "elementwise" else local
+                arrived = np.array(total(step)).reshape(-1)
+                np.testing.assert_allclose(arrived @ local, np.array(i["gradient"]["values"]).reshape(-1), rtol=1e-12,
+                                           atol=1e-15)
+                checked += 1
+    assert checked > 10
+
+
+def test_it_agrees_with_backward_and_leaves_no_mark(rng):
+    model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.LayerNorm(7), nn.Linear(7, 3))
+    x = tt.tensor(rng.standard_normal((4, 5)), dtype=tt.float32)
+    calls = []
+    loss = nn.functional.cross_entropy(model(x), tt.tensor([0, 1, 2, 1]))
+    handle = loss.grad_fn.register_hook(lambda a, b: calls.append(1) and None)
+    view = look.trace(loss, model)
+    assert not calls and all(p.grad is None for p in model.parameters())
+    assert any(m.startswith("hooks on this graph") for m in view.data["missing"])
+    handle.remove()
+    loss.backward()  # the graph is whole
+    for name, p in model.named_parameters():
+        got = steps(view)[name]["gradient"][0]
+        assert got["norm"] == pytest.approx(np.linalg.norm(host(p.grad).astype(np.float64)), rel=1e-6)
+        if p.grad.nbytes <= 64:
+            assert np.array_equal(np.array(got["values"], np.float32), host(p.grad))
+
+
+def test_where_gradients_are_added():
+    x = leaf([2.0])
+    h = tt.exp(x)
+    view = look.trace(h * 3 + h * 4 - h, {"x": x})
+    exp = steps(view)["Exp"]
+    assert sorted(m["gradient"]["values"][0] for m in exp["arrived"][0]) == [-1.0, 3.0, 4.0] and total(exp) == [6.0]
+    assert len({m["from"] for m in exp["arrived"][0]}) == 3
+    text = str(view)
+    assert "added at" in text and "= 6" in text
+    assert "added at" not in str(look.trace(tt.exp(x)))
+
+
+def test_large_arrays_by_statistics():
+    x = leaf(np.linspace(0, 1, 17))
+    with look.record():
+        y = tt.sin(x)
+    view = look.trace(y.sum())
+    sin = steps(view)["Sin"]
+    assert "values" not in sin["gradient"][0] and sin["inputs"][0]["derivative"] is None
+    sent = sin["inputs"][0]["gradient"]
+    want = np.cos(np.linspace(0, 1, 17))
+    assert (sent["norm"], sent["min"], sent["max"], sent["mean"]) == pytest.approx(
+        (np.linalg.norm(want), want.min(), want.max(), want.mean()), rel=1e-12)
+    assert "norm" in str(view)
+
+
+def test_values_that_were_not_kept_are_said():
+    x = leaf([1.0])
+    view = look.trace((x + 2) * 3)
+    add = next(n for n in view.data["nodes"] if n["name"] == "Add")
+    assert add["outputs"][0]["value"] is None and "not kept" in str(view)
+    assert any("1 of 2 operators were not kept" in m for m in view.data["missing"])
+    assert view.data["forward"]["1"].endswith("+ constant") and view.data["forward"]["2"] == "#1 * 3"
+    kept = look.trace(tt.exp(x) * tt.sin(x))  # saved for backward: known without recording
+    assert all(n["outputs"][0]["value"] for n in kept.data["nodes"])
+
+
+def test_several_outputs_functions_and_checkpoints():
+    class Twice(tt.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = leaf([1.0, 2.0, 3.0, 4.0])
+    a, b = checkpoint(lambda v: tt.sin(v) * 2, Twice.apply(x)).chunk(2)
+    loss = (a * b).sum()
+    view = look.trace(loss, {"x": x})
+    loss.backward()
+    np.testing.assert_allclose(total(steps(view)["x"]), host(x.grad), rtol=1e-14)
+    twice = steps(view)["Twice"]
+    assert twice["inputs"][0]["formula"] is None and twice["inputs"][0]["derivative"]["values"] == [2.0] * 4
+    assert "its rule" in str(view)
+
+
+def test_half_types_and_in_place_changes():
+    x = tt.tensor([1.0, 2.0, 3.0], dtype=tt.bfloat16, requires_grad=True)
+    y = x * 1
+    y[:2] = y[1:] * 2
+    z = (tt.tanh(y) * x).sum()
+    view = look.trace(z, {"x": x})
+    z.backward()
+    # the trace shows the sum before it is rounded to 8 bits
+    assert total(steps(view)["x"]) == pytest.approx(host(x.grad.float()).tolist(), rel=2 ** -8)
+
+
+def test_several_elements_need_a_gradient():
+    x = leaf([1.0, 2.0])
+    with pytest.raises(RuntimeError, match=r"\[trace\] grad can be implicitly created only for scalar outputs"):
+        look.trace(x * 2)
+    view = look.trace(x * 2, gradient=tt.tensor([1.0, 10.0], dtype=tt.float64))
+    assert total(view.data["steps"][-1]) == [2.0, 20.0]
+
+
+def test_what_cannot_be_traced():
+    x = leaf([1.0])
+    y = tt.exp(x)
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"\[trace\] Exp was freed by a backward: call look.trace\(loss\) before"):
+        look.trace(y)
+    with pytest.raises(ValueError, match=r"\[trace\] the tensor of shape \[1\] has no graph; it is a leaf"):
+        look.trace(x)
+    with pytest.raises(TypeError, match=r"\[trace\] expected one Tensor"):
+        look.trace([tt.exp(x), tt.sin(x)])
+    with pytest.raises(TypeError, match=r"\[trace\] expected a Tensor or a list"):
+        look.trace(3)
+
+
+@pytest.fixture(scope="module")
+def view():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    with look.record():
+        loss = model(tt.ones(2, 2)).square().mean()
+    return look.trace(loss, model)
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_text(view, width, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    view.print(stream, width)
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)
+    assert max(map(len, text.splitlines())) <= width
+    assert width < 80 or ("grad * (1 - y * y)" in text and "2.weight" in text)
+
+
+def opened(text):
+    class Page(html.parser.HTMLParser):
+        tags: list = []
+
+        def handle_starttag(self, tag, attrs):
+            assert "src" not in dict(attrs) and "href" not in dict(attrs)
+            self.tags = [*self.tags, tag]
+
+    page = Page()
+    page.feed(text)
+    page.close()
+    return page
+
+
+def test_pages_and_files(view, tmp_path):
+    assert {"svg", "table"} <= set(opened(view.to_html()).tags)
+    assert json.loads(view.to_json()) == view.data
+    ElementTree.fromstring(view.save(tmp_path / "t.svg").read_text(encoding="utf-8"))
+    assert repr(view) == "<look.trace: 5 operators, 4 leaves>"
+    with pytest.raises(ValueError, match="Trace can write: use .html, .svg, .png, .json, .txt"):
+        view.save(tmp_path / "t.dot")
+
+
+def test_a_long_chain_is_cut_in_the_text_alone():
+    x = h = leaf([0.5])
+    for _ in range(300):
+        h = tt.sin(h)
+    view = look.trace(h, {"x": x})
+    assert len(view.data["steps"]) == 301 and len(str(view).splitlines()) < 270 and "181 more" in str(view)
+
+
+# operators explained
+
+
+UNARY = """abs acos acosh asin asinh atan atanh cos cosh erf erfc erfinv exp exp2 expm1 log log10 log1p log2 neg
+reciprocal rsqrt sigmoid sin sinh sqrt square tan tanh""".split()
+
+
+@pytest.mark.parametrize("name", [n for n in UNARY if n.replace("_", "") in {k.lower() for k in REGISTRY}])
+def test_a_formula_is_the_gradient(name, rng):
+    x0 = rng.uniform(0.2, 0.8, (2, 2)) + (name == "acosh")
+    x, grad = leaf(x0), tt.tensor(rng.standard_normal((2, 2)))
+    y = getattr(tt, name)(x)
+    data = look.explain(y).data
+    (g,) = data["gradients"]
+    y.backward(grad)
+    named = {f: getattr(tt, f) for f in dir(tt) if callable(getattr(tt, f)) and f.islower()}
+    got = eval(g["formula"], {**named, "grad": grad, data["inputs"][0]: x.detach(), "y": y.detach()})
+    np.testing.assert_allclose(host(got), host(x.grad), rtol=1e-13)
+    same = look.explain(name).data
+    assert [g["formula"] for g in same["gradients"]] == [g["formula"] for g in data["gradients"]]
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "pow", "matmul"])
+def test_formulas_of_two_operands(name, rng):
+    a, b = leaf(rng.uniform(0.5, 2, (2, 2))), leaf(rng.uniform(0.5, 2, (2, 2)))
+    grad = tt.tensor(rng.standard_normal((2, 2)))
+    y = getattr(tt, name)(a, b)
+    data = look.explain(y).data
+    y.backward(grad)
+    for g, t in zip(data["gradients"], (a, b)):
+        if name == "pow":
+            assert g["formula"].startswith("grad * where(condition, ")
+            continue
+        got = eval(g["formula"], {"grad": grad, "a": a.detach(), "b": b.detach(), "y": y.detach()})
+        np.testing.assert_allclose(host(got), host(t.grad), rtol=1e-13, err_msg=g["formula"])
+
+
+def test_explanations_say_what_they_should():
+    data = look.explain("mul").data
+    assert data["name"] == "Mul" and data["forward"] == "y = a * b" and data["inputs"] == ["a", "b"]
+    assert [g["formula"] for g in data["gradients"]] == ["grad * b", "grad * a"]
+    assert data["doc"] == REGISTRY["Mul"].__doc__ and "def backward(node, grad):" in data["rule"]
+    x = leaf([[1.0, 2.0]])
+    soft = look.explain(tt.log_softmax(x, 1)).data
+    assert soft["gradients"][0]["formula"] == "log_softmax_backward(grad, y)"
+    assert soft["uses"]["log_softmax_backward"].startswith("grad - exp(y) * sum(grad)")
+    half = look.explain(x * tt.ones(1, 2, dtype=tt.float64)).data
+    assert [g["needs"] for g in half["gradients"]] == [True, False]
+    assert look.explain(tt.tanh).data["name"] == look.explain(REGISTRY["Tanh"]).data["name"] == "Tanh"
+    assert look.explain("log_softmax").data["note"].startswith("of its operands and options (x, dim")
+    assert "derivative" in look.explain("sin").data["rule"] or "ops.cos" in look.explain("sin").data["rule"]
+
+
+def test_every_operator_is_explained_in_80_columns():
+    drawn = 0
+    for name in REGISTRY:
+        view = look.explain(name)
+        assert max(map(len, str(view).splitlines())) <= 80 and view.data["doc"]
+        drawn += bool(view.data["gradients"])
+        assert view.data["gradients"] or view.data["note"]
+    assert drawn > 60
+
+
+def test_an_explanation_drawn(tmp_path):
+    view = look.explain("div")
+    text = str(view)
+    assert all(line in text for line in ("a ─", "← grad / b", "│ Div │──→ y", "│←── grad"))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    view.print(stream, 60)
+    root = ElementTree.fromstring(view.save(tmp_path / "div.svg").read_text(encoding="utf-8"))
+    words = {t.text for t in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"a", "b", "Div", "y", "grad", "grad / b"} <= words
+    assert {"svg", "table", "pre"} <= set(opened(view.to_html()).tags) and repr(view) == "<look.explain: Div>"
+    opened(look.explain("log_softmax").to_html())
+    with pytest.raises(ValueError, match=r"\[save\] LogSoftmax has no drawing: of its operands"):
+        look.explain("log_softmax").save(tmp_path / "x.svg")
+
+
+def test_what_cannot_be_explained():
+    with pytest.raises(ValueError, match=r"\[explain\] no operator is called 'tanhh'; near to it are Tanh"):
+        look.explain("tanhh")
+    with pytest.raises(ValueError, match="a function of several operators is shown by look.graph"):
+        look.explain(tt.einsum)
+    with pytest.raises(ValueError, match=r"\[explain\] the tensor has no grad_fn"):
+        look.explain(tt.ones(2))
+    with pytest.raises(TypeError, match=r"\[explain\] expected an operator's name, class or function, .* got int"):
+        look.explain(3)
+    x = leaf([1.0])
+    y = tt.exp(x)
+    y.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        look.explain(y)
