@@ -55,14 +55,14 @@ def bits(opt):
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "formulas"])
-@pytest.mark.parametrize("unscaled", [False, True], ids=["step", "unscale_"])
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(("kind", "unscaled"), [
+    pytest.param(kind, unscaled, id=f"{kind}-{'unscale_' if unscaled else 'step'}")
+    for kind, (_, _, dtype) in OPTIMIZERS.items() for unscaled in (False, True)
+    if not (unscaled and dtype == np.float16)])  # unscale_ refuses float16 gradients
 def test_an_infinity_moves_nothing_but_the_scale(kind, unscaled, fused, device, rng):
     """Infinite and NaN gradients at several steps, the first among them; afterwards training goes on as if those steps
     had not been: to the last bit, since scales are powers of two."""
     make, options, dtype = OPTIMIZERS[kind]
-    if unscaled and dtype == np.float16:
-        pytest.skip("unscale_ refuses float16 gradients")
     seed = int(rng.integers(2**32))
     params, clean = (leaves(np.random.default_rng(seed), dtype) for _ in range(2))
     a, b = make(params, **options), make(clean, **options)
@@ -106,7 +106,7 @@ def test_scales_are_pytorchs(name, fused, device, torch, rng):
     ours, reference = GradScaler(init_scale=2.0**10, growth_interval=3), torch.amp.GradScaler(
         "cpu", init_scale=2.0**10, growth_interval=3)
     with use_kernels(fused):
-        for step in range(40):
+        for step in range(25):
             bad = rng.choice([np.inf, np.nan]) if rng.random() < 0.2 else None
             backward(ours, params, bad)
             reference.scale(sum((q**2).sum() for q in theirs)).backward()
