@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -343,6 +345,14 @@ def test_custom_vjp_of_a_raw_kernel(cupy, kernels):
         tt.autograd.grad(twice(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="needs arrays on a GPU"):
         raw((1,), (1,), (np.zeros(1, np.float32), np.zeros(1, np.float32), np.int32(1)))
+
+
+def test_the_program_of_the_documentation(cupy, device):
+    text = (Path(__file__).resolve().parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
+    (program,) = [found for found in re.findall(r"```python\n(.*?)```", text, re.S) if "custom_vjp(" in found]
+    if not ready(backend_for(tt.device("sim"))):
+        pytest.skip("nothing executes kernels here")
+    exec(compile(program, "docs/kernels.md", "exec"), {"__name__": "documentation"})
 
 
 def test_custom_vjp_needs_its_parts(device):
