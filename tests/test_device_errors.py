@@ -123,6 +123,18 @@ def test_values_around_the_edges(sim, found_by):
         sim.synchronize()
 
 
+def test_classes_out_of_range():
+    hot = tt.nn.functional.one_hot(i_of(0, 5), 3)
+    with pytest.raises(IndexError, match=r"^\[one_hot\] class values must be smaller than num_classes, got 5"):
+        hot.tolist()
+    loss = F.cross_entropy(x_of(2, 3), i_of(1, 7))
+    with pytest.raises(IndexError, match=r"^\[cross_entropy\] Target 7 is out of bounds"):
+        loss.item()
+    rows = F.embedding(i_of(1, 9), x_of(4, 3))
+    with pytest.raises(IndexError, match=r"^\[embedding\] .* 9 "):
+        rows.sum().item()
+
+
 def test_a_text_of_its_own(sim):
     for index in (np.array([3]), sim.from_host(np.array([3]))):
         with pytest.raises(IndexError, match=r"^\[nll_loss\] Target 3 is out of bounds of 2"):

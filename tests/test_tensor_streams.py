@@ -93,6 +93,29 @@ def test_memory_dropped_while_another_stream_reads_it(order):
     assert not crossing._held and not any(crossing._reading.values())
 
 
+def test_index_tensors_and_masks_cross_streams_too(order):
+    a, b = sides(2)
+    x = tt.arange(10).float().requires_grad_()
+    with cuda.stream(a):
+        index = tt.tensor([3, 1]) + 1
+        mask = tt.arange(10) > 7
+        one = tt.tensor(2) + 4
+    with cuda.stream(b):
+        y = x[index] * 2
+        z = x[mask] + tt.gather(x, 0, index)
+        picked = x[one]
+        hot = F.one_hot(index, 5)
+        counts = tt.bincount(index)
+        placed = tt.zeros(10)
+        placed[index] = 1.0
+        placed[mask] = 2.0
+    (y.sum() + z.sum() + picked).backward()
+    assert y.tolist() == [8, 4] and z.tolist() == [12, 11] and picked.item() == 6 and hot.tolist() == [
+        [0, 0, 0, 0, 1], [0, 0, 1, 0, 0]]
+    assert counts.tolist() == [0, 0, 1, 0, 1]
+    assert placed.tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 2, 2] and x.grad.tolist() == [0, 0, 3, 0, 3, 0, 1, 0, 1, 1]
+
+
 def test_record_stream_keeps_memory_for_raw_code():
     (s,) = sides(1)
     x = tt.full((1000,), 3.0)

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from ..backend import dtypes
+from ..backend import dtypes, streams
 from ..backend.device import _by_class, backend_of, is_array
 from ..tensor import Tensor
 
@@ -23,8 +23,12 @@ def wide(array):
 def array_of(value):
     """The raw array of a Tensor or array; TypeError for anything else."""
     if isinstance(value, Tensor):
+        if streams.several:
+            streams.touch(value._array)
         return value._array
     if is_array(value):
+        if streams.several:
+            streams.touch(value)
         return value
     if isinstance(value, np.generic):
         return np.asarray(value)

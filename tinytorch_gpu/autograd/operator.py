@@ -125,7 +125,7 @@ class Operator(Node):
         else:
             traced = False
             node.edges = None
-        crossing = streams.before(arrays) if streams.several else None
+        crossing = streams.before(arrays, params) if streams.several else None
         originals, narrow, out = arrays, None, None
         try:
             if cls.fused is not None and arrays[0].__class__ is not np.ndarray:

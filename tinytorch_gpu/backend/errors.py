@@ -18,6 +18,7 @@ import threading
 
 import numpy as np
 
+from . import streams
 from .device import CPU, backend_of, device_of, recorded
 from .kernel import Kernel, kernels_enabled, ready
 
@@ -79,6 +80,8 @@ def check_indices(where, index, low, high, *, text=RANGE, raises=IndexError, ign
                     return
             raise raises(f"[{where}] {text.format(value=index[bad].min(), low=low, high=high)}")
         return
+    if streams.several:
+        streams.before((index,))
     number, found = code(where, low, high, text), word(index)
     ignore = low if ignore is None else int(ignore)
     if index.dtype.kind == "i" and index.itemsize >= 4 and index.flags.c_contiguous and _kernels(backend):

@@ -16,7 +16,9 @@ from collections import deque
 
 from .device import CPU, _by_class
 
-__all__ = ["Trip", "after", "before", "born", "forget", "keep", "note", "note_here", "release", "several", "writing"]
+__all__ = [
+    "Trip", "after", "before", "born", "forget", "keep", "note", "note_here", "release", "several", "touch", "writing",
+]
 
 several = False  # whether arrays may live on more than one stream; set by the backends
 KEPT = 64  # pieces of work whose foreign arrays are kept together, until an event after the last has come
@@ -83,8 +85,18 @@ def _here(backend):
     return here
 
 
-def before(arrays):
-    """Wait for what other streams do to the operands. What comes back goes to `after`; None: there is one stream."""
+def before(arrays, params=None):
+    """Wait for what other streams do to the operands, and to arrays among an operator's parameters.
+
+    What comes back goes to `after`; None: there is one stream.
+    """
+    if params:
+        arrays = [*arrays]
+        for value in params.values():
+            if value.__class__ is tuple or value.__class__ is list:
+                arrays.extend(value)
+            else:
+                arrays.append(value)
     backend = _backend_of(arrays)
     if backend is None:
         return None
@@ -121,6 +133,13 @@ def after(crossing, outs) -> None:
         _readers.setdefault(block, set()).add(here.ptr)
     if reading and work % KEPT == 0:
         _hold(here)
+
+
+def touch(array) -> None:
+    """A function without an operator is about to use an array on the current stream."""
+    crossing = before((array,))
+    if crossing is not None:
+        after(crossing, ())
 
 
 def _hold(here) -> None:

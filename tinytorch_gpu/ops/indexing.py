@@ -7,7 +7,8 @@ import numpy as np
 
 from .. import ops
 from ..autograd.operator import Operator, array_of
-from ..backend.device import backend_of, is_array
+from ..backend import streams
+from ..backend.device import backend_of, host_array, is_array
 from ..backend.errors import check_indices
 from ..tensor import Tensor
 from . import segments
@@ -130,14 +131,14 @@ def _item(value):
     if isinstance(value, Tensor):
         value = value._array
         if value.ndim == 0 and value.dtype.kind in "iu" and value.dtype != np.uint8:
-            return int(value)
+            return int(host_array(value))
         return value
     if isinstance(value, (bool, np.bool_)):
         return np.asarray(bool(value))
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, np.ndarray) or is_array(value):
-        return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else value
+        return int(host_array(value)) if value.ndim == 0 and value.dtype.kind in "iu" else value
     if isinstance(value, (list, tuple, range)):
         array = ops.tensor(list(value), device="cpu")._array
         return array.astype(np.int64) if array.size == 0 else array
@@ -227,6 +228,8 @@ def prepare(x, basic, late):
             continue
         v = on_device(v, backend, x)
         if v.dtype.kind == "b":
+            if streams.several:
+                streams.before((v,))
             _check_mask(v, shape, axis)
             if len(arrays) == 1 and axis == 0:
                 return (v,)

@@ -8,7 +8,8 @@ import numpy as np
 from .. import ops
 from ..autograd.operator import Operator, array_of, wide
 from ..backend import dtypes
-from ..backend.device import backend_of
+from ..backend.device import backend_of, host_array
+from ..backend.errors import check_indices
 from ..tensor import Tensor
 from . import segments
 from .indexing import same_device
@@ -302,7 +303,7 @@ def argwhere(input):
 def one_hot(tensor, num_classes=-1):
     """Integers as rows with a single 1, int64 (..., num_classes). As torch.nn.functional.one_hot.
 
-    Raises: RuntimeError for integers below 0 or, if given, not below num_classes (checked on the CPU).
+    Raises: RuntimeError for integers below 0 or, if given, not below num_classes (on a device at its next wait).
     """
     x = array_of(tensor)
     if x.dtype.kind not in "iu":
@@ -311,7 +312,7 @@ def one_hot(tensor, num_classes=-1):
     if num_classes == -1:
         if x.size == 0:
             raise RuntimeError("[one_hot] cannot infer total number of classes from empty tensor: pass num_classes")
-        num_classes = int(x.max()) + 1
+        num_classes = int(host_array(x.max())) + 1
     if num_classes < 1 and x.size:
         raise RuntimeError(f"[one_hot] num_classes should be positive, got {num_classes}")
     if backend.type == "cpu" and x.size:
@@ -320,5 +321,7 @@ def one_hot(tensor, num_classes=-1):
         if x.max() >= num_classes:
             raise RuntimeError(f"[one_hot] class values must be smaller than num_classes, got {x.max()} "
                                f"of {num_classes}")
+    elif x.size:
+        check_indices("one_hot", x, 0, num_classes, text="class values must be smaller than num_classes, got {value}")
     hot = x[..., None] == backend.xp.arange(num_classes)
     return _out(tensor, hot.astype(np.int64))
