@@ -97,8 +97,13 @@ struct Strip {
     }
 };
 
-// A null `up`: gate is (rows, 2 columns), and up its second half; so with `gup` in the backward. What is not 8 aligned
-// neighbours of one row goes one by one, in a loop that is not unrolled: unrolled, GELU's forward spilled 24 bytes.
+// Whether no piece of ITEMS lies in two rows, and all are aligned as the first is: `stride` is columns or twice as much.
+__device__ __forceinline__ bool pieces(long long n, long long columns) {
+    return columns == n || columns % ITEMS == 0;
+}
+
+// A null `up`: gate is (rows, 2 columns), and up its second half; so with `gup` in the backward. What cannot go in pieces
+// of 16 bytes goes one by one, in a loop that is not unrolled: unrolled, GELU's forward spilled 24 bytes.
 template <typename T, int KIND>
 __global__ void __launch_bounds__(256) gated_forward(
     const T* __restrict__ gate, const T* __restrict__ up, T* __restrict__ y, long long n, long long columns,
@@ -107,7 +112,7 @@ __global__ void __launch_bounds__(256) gated_forward(
     if (i >= n) return;
     if (up == nullptr) up = gate + columns;
     Strip s(i, n, columns, stride);
-    if (i + ITEMS <= n && s.column + ITEMS <= columns && aligned(gate + s.at) && aligned(up + s.at) && aligned(y + i)) {
+    if (i + ITEMS <= n && pieces(n, columns) && aligned(gate) && aligned(up) && aligned(y)) {
         float a[ITEMS], b[ITEMS];
         load(gate + s.at, a);
         load(up + s.at, b);
@@ -132,8 +137,8 @@ __global__ void __launch_bounds__(256) gated_backward(
         gup = ggate + columns;
     }
     Strip s(i, n, columns, stride);
-    if (i + ITEMS <= n && s.column + ITEMS <= columns && aligned(grad + i) && aligned(gate + s.at) &&
-        aligned(up + s.at) && aligned(ggate + s.at) && aligned(gup + s.at)) {
+    if (i + ITEMS <= n && pieces(n, columns) && aligned(grad) && aligned(gate) && aligned(up) && aligned(ggate) &&
+        aligned(gup)) {
         float g[ITEMS], a[ITEMS], b[ITEMS];
         load(grad + i, g);
         load(gate + s.at, a);
