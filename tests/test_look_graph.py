@@ -266,6 +266,9 @@ def test_a_model_gives_names_without_recording():
         look.graph(loss, [model])
     with pytest.raises(TypeError, match="'a' is a int"):
         look.graph(loss, {"a": 1})
+    for t in (loss, tt.ones(2)):
+        with pytest.raises(ValueError, match=r"\[graph\] 'a' is no leaf"):
+            look.graph(loss, {"a": t})
 
 
 def test_a_module_that_raises_leaves_no_name_behind():

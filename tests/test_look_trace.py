@@ -96,7 +96,8 @@ def test_every_gradient_is_that_of_finite_differences(rng):
 
 @pytest.mark.parametrize("make", [
     lambda x, w: tt.tanh(x), lambda x, w: x * w, lambda x, w: x @ w.T, lambda x, w: tt.softmax(x, 1),
-    lambda x, w: x.sum(0), lambda x, w: x.T, lambda x, w: tt.cumsum(x, 0), lambda x, w: w[0] - x, lambda x, w: x[1:], lambda x, w: x.amax(1),
+    lambda x, w: x.sum(0), lambda x, w: x.T, lambda x, w: tt.cumsum(x, 0), lambda x, w: w[0] - x, lambda x, w: x[1:],
+    lambda x, w: x.amax(1),
 ], ids="tanh mul matmul softmax sum transpose cumsum broadcast slice amax".split())
 def test_local_derivatives_are_those_of_finite_differences(make, rng):
     x0, w0 = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
@@ -364,6 +365,39 @@ def test_an_explanation_drawn(tmp_path):
     opened(look.explain("log_softmax").to_html())
     with pytest.raises(ValueError, match=r"\[save\] LogSoftmax has no drawing: of its operands"):
         look.explain("log_softmax").save(tmp_path / "x.svg")
+
+
+def test_a_users_own_operators():
+    class Cube(tt.autograd.Function):
+        """x ** 3."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x ** 3
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * 3 * x ** 2
+
+    class Twice(tt.autograd.Pointwise):
+        """2 x."""
+
+        __slots__ = ()
+
+        def forward(node, x):
+            return x * 2
+
+        def backward(node, grad):
+            return tt.mul(grad, 2)
+
+    for op in (Cube, Cube.apply(leaf([1.0])), Cube.apply(leaf([1.0])).grad_fn):
+        data = look.explain(op).data
+        assert (data["name"], data["doc"]) == ("Cube", "x ** 3.") and "return grad * 3 * x ** 2" in data["rule"]
+        assert "Function" in data["note"] or "backward of its own" in data["note"]
+    data = look.explain(Twice).data
+    assert data["forward"] == "y = twice(x)" and data["gradients"][0]["formula"] == "grad * 2"
 
 
 def test_what_cannot_be_explained():

@@ -218,6 +218,9 @@ def _names(model, places) -> dict[int, str]:
             if not isinstance(t, Tensor):
                 raise TypeError(f"[graph] expected a dictionary of names and Tensors, {name!r} is a "
                                 f"{type(t).__name__}")
+            if t.grad_fn is not None or not t.requires_grad:
+                raise ValueError(f"[graph] {name!r} is no leaf: only tensors with requires_grad=True that were not "
+                                 "computed have a name")
         add(model.items())
     elif model is not None:
         raise TypeError(f"[graph] expected a Module or a dictionary of names and Tensors, got {type(model).__name__}")

@@ -9,6 +9,7 @@ import textwrap
 
 import numpy as np
 
+from ..autograd.function import Function, _FunctionNode
 from ..autograd.modes import enable_grad
 from ..autograd.node import REGISTRY, Node
 from ..autograd.operator import Operator
@@ -26,9 +27,9 @@ __all__ = ["Explanation", "explain"]
 def explain(op) -> Explanation:
     """An operator: its docstring, its forward, the gradient of each input, the source of its rule, a drawing.
 
-    `op` is a name ("Tanh", "log_softmax"), an operator class, a function of that name (tt.tanh), or a Tensor or a
-    `grad_fn`, whose operator is meant with its options. Formulas are read off the rule: of the given node, or of one
-    made from small numbers where the operator needs no options; else `data["note"]` says how to get them.
+    `op` is a name ("Tanh", "log_softmax"), an operator's or Function's class, a function of that name (tt.tanh), or a
+    Tensor or a `grad_fn`, whose operator is meant with its options. Formulas are read off the rule: of the given node,
+    or of one made from small numbers where the operator needs no options; else `data["note"]` says how to get them.
 
     Raises: ValueError for an unknown name and for a Tensor without a graph, TypeError for anything else.
     """
@@ -38,7 +39,9 @@ def explain(op) -> Explanation:
                              "name")
         op = op.grad_fn
     if isinstance(op, Node):
-        return _explained(type(op), op, rule_of(op))
+        return _explained(op.function if isinstance(op, _FunctionNode) else type(op), op, rule_of(op))
+    if inspect.isclass(op) and issubclass(op, Function):
+        return _explained(op, None, None, "a Function's backward is no formula")
     cls = op if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
     return _explained(cls, *_example(cls))
 

@@ -43,11 +43,12 @@ class Graph(View):
 
     def lines(self, paper: Paper) -> list[str]:
         head = [
-            Column(f"forward {paper.down}", least=18), Column("from", keep=1, least=8), Column("output", least=9),
+            Column(f"forward {paper.down}", least=max(18, paper.width // 6)),
+            Column("from", keep=1, least=max(8, paper.width // 8)), Column("output", least=9),
             Column(f"{paper.norm}output{paper.norm}", right=True, keep=3),
             Column(f"{paper.norm}grad{paper.norm} {paper.up}", right=True, keep=2, rule=True),
-            Column("to inputs", keep=5, least=12), Column("saves", right=True, keep=4, rule=True),
-            Column("line", keep=6, least=16),
+            Column("to inputs", keep=5, least=15), Column("saves", right=True, keep=4, rule=True),
+            Column("line", keep=6, least=20),
         ]
         leaves = self._leaves(paper)
         opened = open_groups(self.tree, None if self._all else paper.rows - len(leaves))
@@ -88,7 +89,9 @@ class Graph(View):
             if item.kind == "repeat":
                 what += f" in all, the first of {item.count}{':' if shown else ' alike'}"
             title = f"{item.label} {paper.times} {item.count}" if item.kind == "repeat" else item.label
-            name = f"{indent}{'' if shown else '+ '}{title} {_within(item.name, inside)}".rstrip()
+            where = _within(item.name, inside)
+            where = f"({where})" if where and item.kind == "repeat" else where
+            name = f"{indent}{'' if shown else '+ '}{title} {where}".rstrip()
             rows.append([name, what, *self._flow(last), "", size_of(self.saved(item)), ""])
             if shown:
                 rows += self._rows(paper, item.items, opened, depth + 1, item.name if item.kind == "module" else inside)
