@@ -97,12 +97,15 @@ def test_an_infinity_moves_nothing_but_the_scale(kind, unscaled, fused, device, 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "formulas"])
 def test_scales_are_pytorchs(name, fused, device, torch, rng):
-    """A random run of good and bad steps, growth after 3, clipping now and then: scale, tracker and weights."""
+    """A random run of good and bad steps, growth after 3, clipping now and then: scale, tracker and weights.
+
+    A large eps: without it Adam's step of a gradient near zero is a matter of its last digits, and here gradients are
+    twice the weights."""
+    options = dict(lr=0.01, **({"eps": 1e-2} if name == "AdamW" else {}))
     start = [host(p) for p in leaves(rng)]
     params = [Tensor(place(a), requires_grad=True) for a in start]
     theirs = [torch.tensor(a, requires_grad=True) for a in start]
-    a = getattr(optim, name)(params, lr=0.01)
-    b = getattr(torch.optim, name)(theirs, lr=0.01)
+    a, b = getattr(optim, name)(params, **options), getattr(torch.optim, name)(theirs, **options)
     ours, reference = GradScaler(init_scale=2.0**10, growth_interval=3), torch.amp.GradScaler(
         "cpu", init_scale=2.0**10, growth_interval=3)
     with use_kernels(fused):
@@ -122,7 +125,7 @@ def test_scales_are_pytorchs(name, fused, device, torch, rng):
             reference.step(b)
             if bad is None:
                 for p, q in zip(params, theirs, strict=True):
-                    np.testing.assert_allclose(host(p.grad), q.grad.numpy(), rtol=2e-4, atol=1e-6)
+                    np.testing.assert_allclose(host(p.grad), q.grad.numpy(), rtol=1e-4, atol=1e-5)
             ours.update()
             reference.update()
             assert ours.state_dict() == reference.state_dict()
