@@ -231,6 +231,22 @@ def test_the_users_line():
     assert any(m.startswith("lines, modules and norms are not known: run") for m in view.data["missing"])
 
 
+def test_lines_of_the_packages_own_programs_are_a_users_lines():
+    from tinytorch_gpu.examples import gpt
+
+    settings = gpt.Settings()
+    settings.layers, settings.dim, settings.table = 3, 16, 8
+    model = gpt.GPT(settings)  # it gives the names, as long as it is there
+    with look.record():
+        out = model(tt.tensor(np.zeros((1, 4), np.int64)))
+    view = look.graph(out)
+    files = {n["line"]["file"].replace("\\", "/").rpartition("/")[2] for n in operators(view)}
+    assert files == {"gpt.py"}
+    assert ("Block", 3) in [(r["label"], r["count"]) for r in groups(view.data["folded"], "repeat")]
+    table = leaves(view)["bytes.weight"]["id"]  # it embeds, and is the last layer
+    assert sum(e["node"] == table for n in operators(view) for e in n["inputs"]) == 2
+
+
 def test_an_error_in_a_recorded_backward_names_the_line():
     x = leaf(1.0, 2.0)
     with look.record():

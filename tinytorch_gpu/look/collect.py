@@ -264,9 +264,9 @@ def _missing(operators, notes, nodes) -> list[str]:
 
 
 def short_file(path: str) -> str:
-    """A path as short as it stays clear: relative where it lies below the current folder, else its last part."""
+    """A path for a narrow column: relative where it lies below the current folder and is short, else its last part."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
         relative = os.pardir
-    return os.path.basename(path) if relative.startswith(os.pardir) else relative
+    return os.path.basename(path) if relative.startswith(os.pardir) or len(relative) > 24 else relative
