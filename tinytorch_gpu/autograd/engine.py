@@ -302,8 +302,8 @@ def _roots(outputs, gradients, create_graph, what):
             if dtypes.of(t._array).is_complex:
                 raise RuntimeError(f"[{what}] grad can be implicitly created only for real scalar outputs but got "
                                    f"{t.dtype.name}: pass gradient")
-            g = xp_of(t._array).ones(t._array.shape, t._array.dtype)
-            g = make(g) if create_graph else g
+            g = make(xp_of(t._array).ones(t._array.shape, t._array.dtype))
+            g = g if create_graph else g._array
         else:
             if not isinstance(g, Tensor):
                 raise TypeError(f"[{what}] gradients must be Tensors or None, got {type(g).__name__}")

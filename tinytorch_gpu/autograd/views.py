@@ -111,7 +111,10 @@ def inplace(name, target, compute):
             if s is memory:  # the operator needs the value from before the change
                 node._saved[i] = s.copy()
                 node._owners[i] = None
+                if streams.several:
+                    streams.born(node._saved[i])
     if streams.several:
+        streams.touch(result)
         streams.writing(memory)
     memory[...] = result.astype(memory.dtype) if result.dtype != memory.dtype else result
     target._bump()
