@@ -361,8 +361,9 @@ def test_unfolding():
     def rows(unfold):
         return str(look.graph(loss, unfold=unfold))
 
-    assert "#24" not in str(view)
+    assert "#24" not in str(view) and 'unfold="Block") or unfold=True shows more' in str(view)
     whole = rows(True)
+    assert "shows more" not in whole
     assert all(f"#{n['id']} " in whole for n in operators(view)) and "×" not in whole
     one = look.graph(loss, unfold="layers.3")
     assert [(r["label"], r["count"]) for r in groups(one.data["folded"], "repeat")] == [("Block", 3), ("Block", 2)]

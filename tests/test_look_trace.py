@@ -289,6 +289,48 @@ def test_a_long_chain_is_cut_in_the_text_alone():
     assert len(view.data["steps"]) == 301 and len(str(view).splitlines()) < 270 and "181 more" in str(view)
 
 
+def random_program(r, leaves):
+    """A scalar from a random program of 3 x 3 matrices: arithmetic, views, changes in place, several outputs."""
+    pool = list(leaves)
+    for _ in range(r.integers(1, 20)):
+        a, b = (pool[i] for i in r.integers(0, len(pool), 2))
+        k = r.integers(0, 11)
+        if k == 7:
+            t = a * 1
+            t[0] = b[1]
+        else:
+            t = [lambda: a * b, lambda: a + b * 2, lambda: tt.tanh(a), lambda: a @ b / 3, lambda: a.T - b,
+                 lambda: tt.cat([a, b])[1:4], lambda: tt.softmax(a, 1), None, lambda: a.sum(0) + b,
+                 lambda: tt.where(a > b, a, b), lambda: a.max(1)[0].unsqueeze(1) * a.split(1)[2]][k]()
+        pool.append(t)
+    return sum(p.sum() for p in pool[-3:])
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_any_graph_is_drawn_and_traced(turn, rng):
+    tensors = {name: leaf(rng.uniform(0.5, 1.5, (3, 3))) for name in "xyz"[:1 + turn % 3]}
+    if turn % 2:
+        with look.record():
+            loss = random_program(rng, tensors.values())
+    else:
+        loss = random_program(rng, tensors.values())
+    for unfold in ((), True):
+        view = look.graph(loss, tensors, unfold)
+        for width in (20, 60, 120):
+            out = io.StringIO()
+            view.print(out, width)
+            assert max(map(len, out.getvalue().splitlines())) <= width
+        ElementTree.fromstring(view.to_svg())
+        assert view.to_html() and view.to_dot() and json.loads(view.to_json())
+    traced = look.trace(loss, tensors)
+    assert str(traced) and traced.to_html()
+    loss.backward()
+    for name, t in tensors.items():
+        assert (t.grad is None) == (name not in steps(traced))
+        if t.grad is not None:
+            np.testing.assert_allclose(total(steps(traced)[name]), host(t.grad), rtol=1e-12)
+
+
 # operators explained
 
 

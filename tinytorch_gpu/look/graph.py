@@ -55,7 +55,7 @@ class Graph(View):
         body, left_out = table(paper, head, self._rows(paper, self.tree, opened))
         lines = wrap(paper, self._summary()) + [""] + body
         lines += leaves
-        notes = list(self.data["missing"])
+        notes = [*self._folded(opened), *self.data["missing"]]
         if left_out:
             notes.append(f"not shown in {paper.width} columns: {', '.join(reversed(left_out))}; print with a greater "
                          'width, or save("graph.html")')
@@ -133,6 +133,22 @@ class Graph(View):
         """Bytes that the operators of an item keep; None where a backward has freed them."""
         found = [self.nodes[i]["saved_bytes"] for i in ids_of(item)]
         return None if None in found else sum(found) or None
+
+    def _folded(self, opened) -> list[str]:
+        """How to see what is folded, where something is."""
+        stack, found = list(self.tree), []
+        while stack:
+            item = stack.pop(0)
+            if isinstance(item, Group):
+                if item.kind == "repeat" or item not in opened:
+                    found.append(item)
+                stack += item.items if item in opened else []
+        names = [g.label if g.kind == "repeat" else g.name for g in found if g.kind != "bundle" and (
+            g.kind == "repeat" or g.name)]
+        if not found:
+            return []
+        way = f'"{names[0]}") or unfold=True' if names else "True)"
+        return [f"folded: look.graph(loss, unfold={way} shows more"]
 
     def _leaves(self, paper) -> list[str]:
         leaves = [n for n in self.data["nodes"] if n["kind"] == "leaf"]
