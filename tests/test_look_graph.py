@@ -369,6 +369,9 @@ def test_unfolding():
     assert [(r["label"], r["count"]) for r in groups(one.data["folded"], "repeat")] == [("Block", 3), ("Block", 2)]
     tanh = [n["id"] for n in operators(view) if n["name"] == "Tanh"]
     assert f"#{tanh[3]} Tanh" in str(one) and f"#{tanh[5]} Tanh" not in str(one)
+    inner = look.graph(loss, unfold="Linear")  # what leads to one is open too
+    assert not list(groups(inner.data["folded"], "repeat")) and str(inner).count("Linear layers.") == 0
+    assert str(inner).count("Linear up") == 6
     assert "×" not in rows("Block") and "×" not in rows(["layers.1", "Block"])
     with pytest.raises(ValueError, match=r"\[graph\] nothing to unfold is called 'layers.9'; there are .*layers.0"):
         look.graph(loss, unfold="layers.9")

@@ -91,7 +91,7 @@ def _step(node, step, number, plain, rules) -> dict:
     inputs = []
     if plain["kind"] == "operator":
         # one run of the rule for all nodes that are alike
-        key = (type(node), node.name(), node.shape, tuple(e is None for e in node.edges), tuple(
+        key = (type(node), node.shape, tuple(e is None for e in node.edges), tuple(
             None if s is None else (s["source"], *s["shape"]) for s in plain["saved"] or ()), _options(node))
         if key not in rules:
             rules[key] = rule_of(node)
