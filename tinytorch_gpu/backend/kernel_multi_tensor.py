@@ -23,7 +23,7 @@ FILE = "multi_tensor.cu"
 TYPES = ("float", "__half", "__nv_bfloat16")
 F32 = np.dtype(np.float32)
 CHUNK = 1 << 14  # elements of a block: a model of a million parameters still gives 64 blocks
-REMEMBERED = 256  # tables kept; a program with more starts over
+REMEMBERED = 256  # tables kept, the latest used
 
 _unscale = Kernel(FILE, "unscale", types=TYPES, optional=("factor", "parts", "found"))
 _finish_norm = Kernel(FILE, "finish_norm")
@@ -49,11 +49,12 @@ def _uploaded(like, numbers, make):
         tables, key = _captured, (where, make, numbers)
     else:
         tables, key = _tables, (where, stream.ptr, make, numbers)
-    found = tables.get(key)
+    found = tables.pop(key, None)
     if found is None:
         if len(tables) >= REMEMBERED and tables is _tables:
-            tables.clear()
-        found = tables[key] = (_beside if tables is _captured else _upload)(backend, where.index, make(numbers))
+            tables.pop(next(iter(tables)), None)  # what was not used for the longest time; None: another thread did
+        found = (_beside if tables is _captured else _upload)(backend, where.index, make(numbers))
+    tables[key] = found
     return found
 
 
