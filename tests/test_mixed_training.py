@@ -45,7 +45,7 @@ def test_loss_curves_agree(device, seed):
     for precision in ("bf16", "fp16"):
         mixed, scale = curve(precision, corpus, seed, device)
         # 2% is what is asked for, of the curves: means over ten steps. Rounding by 2^-9 and 2^-12 moves them by up to
-        # 0.4% (12 seeds); single losses of 128 bytes on a steep piece of the way by up to 2.3%
+        # 0.4% (8 runs of each); single losses of 128 bytes on a steep piece of the way by up to 2.3%
         window = np.full(10, 0.1)
         apart = np.abs(np.convolve(mixed, window, "valid") / np.convolve(full, window, "valid") - 1)
         assert apart.max() < 0.02, f"{precision}: losses differ by {apart.max():.2%} from step {apart.argmax()}"
