@@ -11,6 +11,9 @@ import zlib
 import numpy as np
 import pytest
 
+from tinytorch_gpu.backend import device as devices
+from tinytorch_gpu.backend import kernel
+
 pytest_plugins = ["tinytorch_gpu.testing.pytest", "pytester"]
 
 
@@ -70,3 +73,27 @@ def rng(seed):
 def torch():
     """PyTorch, the oracle; the test is skipped where it is missing."""
     return pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[oracle]'")
+
+
+@pytest.fixture
+def where(request):
+    """A device with kernels, not made the default: the GPU with --device cuda, else the simulated one."""
+    found = devices.device("cuda" if request.config.getoption("--device") == "cuda" else "sim")
+    backend = devices.backend_for(found)
+    if not kernel.ready(backend):
+        pytest.skip(f"kernels cannot run here: {kernel.reason(backend)}")
+    return found
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the kernels that are launched."""
+    names = []
+    call = kernel.Kernel.__call__
+
+    def counting(self, *args, **options):
+        names.append(self.signature.name)
+        return call(self, *args, **options)
+
+    monkeypatch.setattr(kernel.Kernel, "__call__", counting)
+    return names

@@ -47,41 +47,17 @@ class Cube(Operator):
         return ops.mul(grad, ops.mul(ops.square(x), 3))
 
 
-@pytest.fixture
-def kernels(device):
-    """The device under test if it runs kernels, else the simulated one; skipped where nothing executes them."""
-    where = tt.device("sim") if device.type == "cpu" else device
-    backend = backend_for(where)
-    if not ready(backend):
-        pytest.skip("nothing executes kernels here")
-    return where
-
-
-def launches(monkeypatch, kernel):
-    """A list that grows with each launch."""
-    seen, call = [], type(kernel).__call__
-
-    def counted(self, *args, **kwargs):
-        if self is kernel:
-            seen.append(args)
-        return call(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(kernel), "__call__", counted)
-    return seen
-
-
 @pytest.mark.parametrize("dtype", [tt.float32, tt.float16, tt.bfloat16], ids=lambda d: d.name)
-def test_formula_and_kernel_agree(kernels, monkeypatch, rng, dtype):
-    seen = launches(monkeypatch, cube)
+def test_formula_and_kernel_agree(where, counted, rng, dtype):
     host = rng.uniform(-2, 2, (5, 37))
     results = []
     for fused in (True, False):
-        x = tt.tensor(host, dtype=dtype, device=kernels, requires_grad=True)
+        x = tt.tensor(host, dtype=dtype, device=where, requires_grad=True)
         with use_kernels(fused), checking():
             y = Cube.apply(x)
             y.sum().backward()
         results.append((y.detach(), x.grad))
-    assert len(seen) == 1
+    assert counted == ["cube"]
     for a, b in zip(*results):
         tt.testing.assert_close(a, b)  # one rounding more or less
     x64 = tt.tensor(host, dtype=dtype, device="cpu").double().numpy()
@@ -89,28 +65,27 @@ def test_formula_and_kernel_agree(kernels, monkeypatch, rng, dtype):
     np.testing.assert_allclose(results[0][0].cpu().double().numpy(), x64**3, rtol=2 * eps, atol=1e-6)
 
 
-def test_gradients_of_it(device, kernels):
+def test_gradients_of_it(device, where):
     x = tt.rand(4, dtype=tt.float64, requires_grad=True)
     assert tt.autograd.gradcheck(Cube.apply, x) and tt.autograd.gradgradcheck(Cube.apply, x)
-    y = tt.rand(4, device=kernels, requires_grad=True)  # second order after a fused forward: the formula
+    y = tt.rand(4, device=where, requires_grad=True)  # second order after a fused forward: the formula
     (g,) = tt.autograd.grad(Cube.apply(y).sum(), y, create_graph=True)
     (h,) = tt.autograd.grad(g.sum(), y)
     tt.testing.assert_close(h, 6 * y.detach())
 
 
-def test_under_autocast(kernels, monkeypatch):
+def test_under_autocast(where, counted):
     class Lower(Cube):
         autocast = "lower"
 
-    seen = launches(monkeypatch, cube)
-    x = tt.rand(9, device=kernels, requires_grad=True)
-    with tt.autocast(kernels.type, tt.bfloat16):
+    x = tt.rand(9, device=where, requires_grad=True)
+    with tt.autocast(where.type, tt.bfloat16):
         y = Lower.apply(x)
     y.sum().backward()
-    assert y.dtype == tt.bfloat16 and x.grad.dtype == tt.float32 and len(seen) == 1
+    assert y.dtype == tt.bfloat16 and x.grad.dtype == tt.float32 and counted == ["cube"]
 
 
-def test_a_kernel_alone_with_a_kernel_for_its_backward(kernels, device):
+def test_a_kernel_alone_with_a_kernel_for_its_backward(where, device):
     both = r"""
     __global__ void polar(const float* x, const float* y, float* r, float* a, long long n) {
         const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
@@ -141,7 +116,7 @@ def test_a_kernel_alone_with_a_kernel_for_its_backward(kernels, device):
             backward((-(-x.size // 64),), (64,), x, y, gr, ga, gx, gy, x.size)
             return gx, gy
 
-    x, y = (tt.rand(70, device=kernels).add_(0.1).requires_grad_() for _ in "xy")
+    x, y = (tt.rand(70, device=where).add_(0.1).requires_grad_() for _ in "xy")
     r, a = Polar.apply(x, y)
     (r.sum() + 2 * a.sum()).backward()
     gx, gy = x.grad.clone(), y.grad.clone()
@@ -153,18 +128,18 @@ def test_a_kernel_alone_with_a_kernel_for_its_backward(kernels, device):
         Polar.apply(tt.rand(3, device="cpu"), tt.rand(3, device="cpu"))
 
 
-def test_a_file_is_read_again_when_it_changes(kernels, tmp_path):
+def test_a_file_is_read_again_when_it_changes(where, tmp_path):
     path = tmp_path / "scale.cu"
     for factor in (2, 3):
         path.write_text("__global__ void scale(const float* x, float* y) "
                         f"{{ y[threadIdx.x] = {factor} * x[threadIdx.x]; }}\n")
-        x = tt.ones(4, device=kernels)
-        y = tt.empty(4, device=kernels)
+        x = tt.ones(4, device=where)
+        y = tt.empty(4, device=where)
         Kernel(path)((1,), (4,), x._array, y._array)
         assert y.tolist() == [factor] * 4
 
 
-def test_a_file_of_the_librarys_name_does_not_replace_it(kernels, tmp_path, monkeypatch):
+def test_a_file_of_the_librarys_name_does_not_replace_it(where, tmp_path, monkeypatch):
     (tmp_path / "rows.cu").write_text('__global__ void softmax_forward(float* x) { x[0] = 1; }')
     monkeypatch.chdir(tmp_path)
     assert len(kernel_tuning.read("rows.cu").signatures) > 1
@@ -192,8 +167,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(kernels, monkeypatch, tmp_path):
-    clock = Clock(backend_for(kernels), {64: 3.0, 128: 1.0, 256: 2.0})
+def clock(where, monkeypatch, tmp_path):
+    clock = Clock(backend_for(where), {64: 3.0, 128: 1.0, 256: 2.0})
     monkeypatch.setenv("TINYTORCH_CACHE", str(tmp_path))
     monkeypatch.setattr(kernel_tuning, "backend_of", lambda a: clock)
     call = Tuned._launch
@@ -214,14 +189,14 @@ template <int ITEMS> __global__ void add_one(float* x, long long n) {
 """
 
 
-def test_the_fastest_choice_is_found_and_kept(kernels, clock, monkeypatch, tmp_path):
-    if kernels.type == "cuda":
+def test_the_fastest_choice_is_found_and_kept(where, clock, monkeypatch, tmp_path):
+    if where.type == "cuda":
         pytest.skip("a made-up clock goes with the simulated device")
     monkeypatch.setenv("TINYTORCH_CACHE", str(tmp_path / "emulator"))  # not the folder that is looked at
     add = Tuned(ADD, threads=(64, 128, 256), ITEMS=(1, 4))
     assert len(add.choices) == 6
     monkeypatch.setenv("TINYTORCH_CACHE", str(tmp_path))
-    x = tt.zeros(1000, device=kernels)._array
+    x = tt.zeros(1000, device=where)._array
 
     def grid(c):
         return -(-x.size // (c["threads"] * c["ITEMS"]))
@@ -247,11 +222,11 @@ def test_the_fastest_choice_is_found_and_kept(kernels, clock, monkeypatch, tmp_p
     assert clock.last == 64 and clock.asked == 12 * kernel_tuning.TRIALS
 
 
-def test_without_a_gpu_the_first_choice_runs(kernels):
-    if kernels.type == "cuda":
+def test_without_a_gpu_the_first_choice_runs(where):
+    if where.type == "cuda":
         pytest.skip("tuned there")
     add = Tuned(ADD, threads=(64, 128), ITEMS=(2, 1))
-    x = tt.zeros(100, device=kernels)._array
+    x = tt.zeros(100, device=where)._array
     with checking():
         add(lambda c: -(-x.size // (c["threads"] * c["ITEMS"])), x, x.size)
     assert (tt.Tensor(x) == 1).all()
@@ -268,13 +243,13 @@ def cupy():
     return pytest.importorskip("cupy", reason="CuPy is not installed")
 
 
-def test_custom_vjp_of_an_elementwise_kernel(cupy, kernels, device):
+def test_custom_vjp_of_an_elementwise_kernel(cupy, where, device):
     kernel = from_cupy(cupy.ElementwiseKernel("T x, T y", "T z", "z = (x - y) * (x - y)", "squared_difference"))
     f = custom_vjp(kernel, formula=lambda x, y: (x - y).square())
     f.defvjp(lambda x, y: (kernel(x, y), (x, y)),
              lambda kept, grad: (2 * grad * (kept[0] - kept[1]), -2 * grad * (kept[0] - kept[1])))
-    x = tt.rand(3, 4, device=kernels, requires_grad=True)
-    y = tt.rand(3, 4, device=kernels, requires_grad=True)
+    x = tt.rand(3, 4, device=where, requires_grad=True)
+    y = tt.rand(3, 4, device=where, requires_grad=True)
     z = f(x, y)
     z.sum().backward()
     tt.testing.assert_close(z.detach(), (x - y).detach().square())
@@ -295,8 +270,8 @@ def test_custom_vjp_of_an_elementwise_kernel(cupy, kernels, device):
         out.sum().backward()
 
 
-def test_elementwise_kernels_as_cupy_calls_them(cupy, kernels, rng):
-    backend = backend_for(kernels)
+def test_elementwise_kernels_as_cupy_calls_them(cupy, where, rng):
+    backend = backend_for(where)
     xp = backend.xp
     host = rng.standard_normal((3, 4)).astype(np.float32)
     x, row = backend.from_host(host), backend.from_host(host[0])
@@ -325,21 +300,21 @@ def test_elementwise_kernels_as_cupy_calls_them(cupy, kernels, rng):
         add(host, host)
 
 
-def test_custom_vjp_of_a_raw_kernel(cupy, kernels):
+def test_custom_vjp_of_a_raw_kernel(cupy, where):
     raw = from_cupy(cupy.RawKernel(
         'extern "C" __global__ void twice(const float* x, float* y, int n) '
         "{ int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) y[i] = 2 * x[i]; }", "twice"))
 
     def launch(x):
-        y = backend_for(kernels).xp.empty_like(x)
+        y = backend_for(where).xp.empty_like(x)
         raw((-(-x.size // 32),), (32,), (x, y, np.int32(x.size)))
         return y
 
     twice = custom_vjp(launch, autocast="float32").defvjp(lambda x: (launch(x), None), lambda kept, grad: launch(grad))
-    x = tt.rand(50, device=kernels, requires_grad=True)
+    x = tt.rand(50, device=where, requires_grad=True)
     twice(x).sum().backward()
     assert (x.grad == 2).all() and twice(x.detach()._array).dtype == np.float32
-    with tt.autocast(kernels.type):
+    with tt.autocast(where.type):
         assert twice(x.half()).dtype == tt.float32
     with pytest.raises(RuntimeError, match="first order only"):
         tt.autograd.grad(twice(x).sum(), x, create_graph=True)

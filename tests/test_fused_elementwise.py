@@ -9,40 +9,16 @@ from case import host, tensor, torch_tensor
 import tinytorch_gpu as tt
 from tinytorch_gpu.amp import autocast
 from tinytorch_gpu.autograd.gradcheck import gradcheck, gradgradcheck
-from tinytorch_gpu.backend import kernel as kernels
 from tinytorch_gpu.backend import random
-from tinytorch_gpu.backend.device import CPU, backend_for
+from tinytorch_gpu.backend.device import CPU
 from tinytorch_gpu.backend.device import device as Device
 from tinytorch_gpu.backend.dtypes import from_any
-from tinytorch_gpu.backend.kernel import Kernel, use_kernels
+from tinytorch_gpu.backend.kernel import use_kernels
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.utils.checkpoint import checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
-
-
-@pytest.fixture
-def where(request):
-    """A device with kernels: the GPU with --device cuda, else the simulated one."""
-    found = Device("cuda" if request.config.getoption("--device") == "cuda" else "sim")
-    if not kernels.ready(backend_for(found)):
-        pytest.skip(f"kernels cannot run here: {kernels.reason(backend_for(found))}")
-    return found
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Names of the kernels that are launched."""
-    names = []
-    call = Kernel.__call__
-
-    def counting(self, *args, **options):
-        names.append(self.signature.name)
-        return call(self, *args, **options)
-
-    monkeypatch.setattr(Kernel, "__call__", counting)
-    return names
 
 
 def draw(rng, shape, dtype, where=None, requires_grad=True, scale=1.0):

@@ -315,20 +315,6 @@ def test_an_output_that_is_not_written_is_found_by_several_orders(emulated):
 
 # kernel or formula
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Names of the kernels that are launched."""
-    names = []
-    call = Kernel.__call__
-
-    def counting(self, *args, **options):
-        names.append(self.signature.name)
-        return call(self, *args, **options)
-
-    monkeypatch.setattr(Kernel, "__call__", counting)
-    return names
-
-
 def gradients(fn, *arrays, dtype="float32", create_graph=False):
     inputs = [tinytorch_gpu.tensor(a, device="sim", dtype=getattr(tinytorch_gpu, dtype), requires_grad=True)
               for a in arrays]

@@ -43,13 +43,13 @@ def test_sizes_views_and_elements(large):
 def test_index_tensors(large):
     x = tt.from_numpy(large)
     x[-1], x[2**31 + 3] = 5, 7
-    index = tt.tensor([N - 1, 2**31 + 3, -1, 0])
+    index = tt.tensor([N - 1, 2**31 + 3, -1, 0], device="cpu")
     assert x[index].tolist() == tt.take(x, index).tolist() == [5, 7, 5, 0]
     assert x.index_select(0, index[:2]).tolist() == tt.gather(x, 0, index[:2]).tolist() == [5, 7]
-    assert x[tt.tensor([2**31 - 1, -1], dtype=tt.int32)].tolist() == [0, 5]
+    assert x[tt.tensor([2**31 - 1, -1], device="cpu", dtype=tt.int32)].tolist() == [0, 5]
     for wrong in (N, -N - 1):
-        for use in (lambda: x[wrong], lambda: x[tt.tensor([wrong])], lambda: tt.take(x, tt.tensor([wrong])),
-                    lambda: tt.gather(x, 0, tt.tensor([wrong])), lambda: x.index_select(0, tt.tensor([wrong]))):
+        for use in (lambda: x[wrong], lambda: x[tt.tensor([wrong], device="cpu")], lambda: tt.take(x, tt.tensor([wrong], device="cpu")),
+                    lambda: tt.gather(x, 0, tt.tensor([wrong], device="cpu")), lambda: x.index_select(0, tt.tensor([wrong], device="cpu"))):
             with pytest.raises((IndexError, RuntimeError), match=rf"{wrong} is out of bounds .* with size {N}"):
                 use()
     x[-64:] = 0

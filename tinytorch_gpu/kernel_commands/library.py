@@ -181,8 +181,9 @@ def _modules() -> Iterator[types.ModuleType]:
 
 def _public(name, function) -> bool:
     """Whether users can call it: by the package's name, nn.functional's or nn.utils', or as a method of tensors."""
-    places = [sys.modules[PACKAGE], *(sys.modules.get(f"{PACKAGE}.nn.{n}") for n in ("functional", "utils"))]
-    return any(getattr(place, name, None) is function for place in places) or (
+    places = (importlib.import_module(PACKAGE + module) for module in ("", ".nn.functional", ".nn.utils"))
+    return any(name in getattr(place, "__all__", (name,)) and getattr(place, name, None) is function
+               for place in places) or (
         function.__module__.startswith(f"{PACKAGE}.ops.") and name.rstrip("_") == name and hasattr(Tensor, name))
 
 
