@@ -48,8 +48,9 @@ def test_index_tensors(large):
     assert x.index_select(0, index[:2]).tolist() == tt.gather(x, 0, index[:2]).tolist() == [5, 7]
     assert x[tt.tensor([2**31 - 1, -1], device="cpu", dtype=tt.int32)].tolist() == [0, 5]
     for wrong in (N, -N - 1):
-        for use in (lambda: x[wrong], lambda: x[tt.tensor([wrong], device="cpu")], lambda: tt.take(x, tt.tensor([wrong], device="cpu")),
-                    lambda: tt.gather(x, 0, tt.tensor([wrong], device="cpu")), lambda: x.index_select(0, tt.tensor([wrong], device="cpu"))):
+        at = tt.tensor([wrong], device="cpu")
+        for use in (lambda: x[wrong], lambda: x[at], lambda: tt.take(x, at), lambda: tt.gather(x, 0, at),
+                    lambda: x.index_select(0, at)):
             with pytest.raises((IndexError, RuntimeError), match=rf"{wrong} is out of bounds .* with size {N}"):
                 use()
     x[-64:] = 0
