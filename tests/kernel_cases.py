@@ -367,6 +367,15 @@ def normalizations(bench, dtype):
         _normalization(bench, dtype, center, columns, weights, count, offset, False)
 
 
+def normalizations_far_from_zero(bench, dtype):
+    """Values near 1000 that differ by 1: a variance as mean of squares less square of the mean would lose it."""
+    x64 = (1000 + bench.rng.standard_normal((3, 2560))).astype(F32).astype(np.float64)
+    y, mean, r, _ = rows.norm(bench.put(x64.astype(F32)), None, None, 2560, 1e-5, True)
+    # the mean is right to 4 units of float32 at 1000, and so is what is left of x
+    bench.same(mean, x64.mean(-1, keepdims=True), "mean near 1000", 1000)
+    bench.same(y, _norm(x64, True, 1e-5)[0], "norm near 1000", 1000)
+
+
 def normalizations_of_sums(bench, dtype):
     """x + residual normalized and kept, and the gradient that comes to the sum itself."""
     for center, columns, weights in itertools.product((True, False), (1, 8, 100, 264, 2051), (None, dtype, F32)):
@@ -754,6 +763,7 @@ def loss_scale(bench, dtype):
 def indices_in_range(bench, dtype):
     """The smallest index out of range reaches the error word, whatever the order of threads; in range nothing does."""
     kind = np.int32 if dtype == F32 else np.int64
+    errors.code("the first call of all, whose number is 0", 0, 1)
 
     def check(host, offset, low, high, ignore, report):
         index = bench.put(host, offset)
@@ -762,6 +772,7 @@ def indices_in_range(bench, dtype):
         found = int(bench.backend.fetch(word)())
         word.fill(errors.CLEAR)
         number = errors.code("case", low, high)
+        assert number > 0
         want = errors.CLEAR if report is None else (number << 40) + (1 << 39) + report
         assert found == want, f"{n} indices of {kind}, ignoring {ignore}: got {found}, expected {want}"
         bench.compared += 1
@@ -800,6 +811,7 @@ CASES = {  # case -> the `__global__` functions it covers
     softmax_of_scores: ("masked_softmax",),
     softmax_of_extremes: ("softmax_forward",),
     normalizations: ("norm_forward", "norm_backward", "column_sums"),
+    normalizations_far_from_zero: ("norm_forward",),
     normalizations_of_long_rows: ("norm_backward", "norm_weight_sums"),
     normalizations_of_sums: ("norm_forward", "norm_backward", "column_sums"),
     column_sums: ("column_sums",),

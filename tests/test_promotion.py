@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tinytorch_gpu as tt
 from tinytorch_gpu.backend import dtypes
 
 _spec = importlib.util.spec_from_file_location(
@@ -71,3 +72,11 @@ def test_complex32_appears_only_for_float16():
 def test_the_table_is_pytorchs():
     pytest.importorskip("torch", reason="makes the table with PyTorch")
     assert maker.table() == maker.PATH.read_text(encoding="utf-8")
+
+
+def test_halves_overflow_without_a_warning():
+    """To infinity, as in PyTorch; the suite makes an error of every warning."""
+    x = tt.tensor([3e4, -1e5], dtype=tt.float32)
+    assert x.half().tolist() == [30000.0, -float("inf")]
+    assert (x[:1].half() * 4).item() == float("inf")
+    assert (tt.tensor([3e38]) * 1).bfloat16().isfinite().all() and (tt.tensor([3.4e38])).bfloat16().isinf().all()

@@ -155,7 +155,8 @@ class Operator(Node):
             raws = out if many else (out,)
             outs = [o if o.__class__ in _by_class else np.asarray(o) for o in raws]
             if narrow is not None:
-                outs = [o.astype(narrow) if o.dtype == F32 else o for o in outs]
+                with dtypes.quiet():  # beyond the largest float16 is infinity, as in PyTorch
+                    outs = [o.astype(narrow) if o.dtype == F32 else o for o in outs]
         except MemoryError as e:
             arrays = originals = out = raws = outs = None  # what the first attempt holds
             return again(cls.__name__, e, cls.apply, *args, **params)

@@ -16,7 +16,8 @@ class Cast(Operator):
     def forward(node, x, dtype):
         if x.dtype.kind == "c" and dtype.kind != "c":
             x = x.real
-        if dtype.kind in "iu" and x.dtype.kind not in "iub":  # NaN and infinity have no integer: as PyTorch, no warning
+        # NaN and infinity have no integer, large numbers are infinite in half types: as PyTorch, no warning
+        if x.dtype.kind not in "iub" and (dtype.kind in "iu" or dtype in dtypes.HALF):
             with dtypes.quiet():
                 return x.astype(dtype)
         return x.astype(dtype)
