@@ -10,9 +10,12 @@ Nothing below imports this package, and nothing of it stays behind: recording en
 from __future__ import annotations
 
 from .explain import Explanation, explain
+from .gradients import Gradients, gradients
 from .graph import Graph, graph
 from .recorder import record
 from .trace import Trace, trace
 from .view import View
 
-__all__ = ["Explanation", "Graph", "Trace", "View", "explain", "graph", "record", "trace"]
+__all__ = [
+    "Explanation", "Gradients", "Graph", "Trace", "View", "explain", "gradients", "graph", "record", "trace",
+]
