@@ -12,10 +12,12 @@ from __future__ import annotations
 from .explain import Explanation, explain
 from .gradients import Gradients, gradients
 from .graph import Graph, graph
+from .nan import Nan, nan
 from .recorder import record
 from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Trace", "View", "explain", "gradients", "graph", "record", "trace",
+    "Explanation", "Gradients", "Graph", "Nan", "Trace", "View", "explain", "gradients", "graph", "nan", "record",
+    "trace",
 ]
