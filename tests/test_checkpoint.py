@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -126,6 +127,22 @@ def test_it_keeps_inputs_only(device):
     kept, _ = held(lambda b, y: checkpoint(b, y))
     assert plain > 28  # a Tanh saves its output, which the next Linear saves too: 30
     assert kept < 12  # ten inputs, and the last output
+
+
+def test_operands_without_a_counter_are_not_kept_either(device):
+    """An operator that saves an input which was never changed in place does not hold the Tensor it came from."""
+    x = tt.ones(4, requires_grad=True)
+    seen = []
+
+    def run(a):
+        h = a * 2
+        seen.append(weakref.ref(h))
+        return (h * h).sum()
+
+    out = checkpoint(run, x)
+    assert seen[0]() is None
+    out.backward()
+    assert x.grad.tolist() == [8.0] * 4
 
 
 def test_no_grad_and_errors():
