@@ -10,6 +10,7 @@ from case import host, tensor
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import nn
+from tinytorch_gpu.autograd.modes import saved_tensors_hooks
 from tinytorch_gpu.utils.checkpoint import CheckpointError, checkpoint, checkpoint_sequential
 
 
@@ -143,6 +144,18 @@ def test_operands_without_a_counter_are_not_kept_either(device):
     assert seen[0]() is None
     out.backward()
     assert x.grad.tolist() == [8.0] * 4
+
+
+def test_an_operator_runs_once_under_hooks_on_saved_values():
+    x = tt.ones(1 << 16, requires_grad=True, device="cpu")
+    size = x.nbytes
+    for mode in (lambda: saved_tensors_hooks(lambda t: t, lambda t: t), lambda: tt.autograd.detect_anomaly(check_nan=False)):
+        with mode():
+            tracemalloc.start()
+            y = tt.sin(x)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert y.requires_grad and peak < 1.5 * size
 
 
 def test_no_grad_and_errors():
