@@ -332,6 +332,37 @@ def test_a_gradient_scaler(rng):
     assert all(p["update"][0] > 0 for p in view.data["parameters"] if p["norm"][0])
 
 
+def test_a_step_that_the_scaler_skipped_counts_in_no_median():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    optimizer, scaler = optim.SGD(model.parameters(), lr=0.1), GradScaler("cpu", init_scale=2.0)
+    with look.gradients(model, optimizer) as view:
+        for scale in (1.0, float("inf"), 1.0):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, tt.ones(1, 2)) * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    d = by_name(view)["1.weight"]
+    assert view.data["skipped"] == [2] and view.data["steps"] == 3 and d["update"][1] == 0
+    assert not math.isfinite(d["norm"][1]) and d["median"]["norm"] == pytest.approx((d["norm"][0] + d["norm"][2]) / 2)
+    assert math.isfinite(view.data["median_total"]) and math.isfinite(view.data["layers"][1]["median"]["signal"])
+    assert "1 step skipped by the gradient scaler after an overflow" in str(view)
+
+
+def test_outputs_in_a_dictionary():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(tt.ones(2))
+
+        def forward(self, x):
+            return {"a": x * self.weight, "b": 3}
+
+    model = Named()
+    with look.gradients(model) as view:
+        model(tt.ones(2))["a"].backward(tt.tensor([3.0, 4.0]))
+    assert view.data["layers"][0]["signal"] == [5]
+
+
 def test_a_parameter_without_gradient_is_named():
     model = small()
     model[0](tt.ones(1, 5)).sum().backward()

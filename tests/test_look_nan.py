@@ -17,6 +17,7 @@ from tinytorch_gpu.autograd import modes
 from tinytorch_gpu.look.nan_watch import KEPT
 from tinytorch_gpu.look.recorder import record
 from tinytorch_gpu.nn import hooks as module_hooks
+from tinytorch_gpu.utils.checkpoint import checkpoint
 
 INF = float("inf")
 # NumPy warns of what these tests are about
@@ -249,6 +250,31 @@ def test_a_function_of_the_users_own():
     with look.nan() as found:
         Bad.apply(leaf(1.0)).sum().backward()
     assert found.data["first"]["direction"] == "backward" and "Bad" in found.data["first"]["operator"]
+
+
+def test_a_segment_that_is_computed_again():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    x = tt.ones(1, 2, requires_grad=True)
+    with look.nan() as found:
+        y = checkpoint(lambda x: tt.sqrt(model(x) * 0), x, use_reentrant=False)
+        y.sum().backward()
+    assert first(found)[:3] == ("backward", "made", "Sqrt")
+
+
+def test_gradients_of_gradients():
+    x = leaf(0.5, 0.0)
+    with look.nan() as found:
+        (g,) = tt.autograd.grad((x * tt.sqrt(x)).sum(), x, create_graph=True)
+        g.sum().backward()
+    assert first(found)[1:3] == ("made", "Div")  # sqrt's own rule, 0 * 1 / (2 * sqrt(0)), is recorded too
+
+
+def test_anomaly_mode_around_it():
+    x = leaf(0.0)
+    with tt.autograd.detect_anomaly(), look.nan() as found:
+        with pytest.raises(RuntimeError, match="nan values"):
+            (tt.sqrt(x) * 0.0).sum().backward()
+    assert modes.anomaly is None and modes.recorder is None and found.data["operators"] == 3
 
 
 def test_several_steps_tell_of_each_and_keep_the_first():

@@ -122,7 +122,7 @@ class Gradients(View):
         counts = f"{count_of(len(d['parameters']), 'parameter')} in {count_of(len(d['layers']), 'layer')}"
         steps = count_of(d["steps"], "step")
         how = {"read": "as .grad holds them", "watching": f"{steps} so far", "watched": f"{steps} watched"}[d["state"]]
-        total = middle(d["total"])
+        total = d["median_total"]
         norm = "" if total is None else f"; norm of all {figure(total)}" + (" (median)" if d["steps"] > 1 else "")
         found = [f"gradients of {d['model']}: {counts}, {how}{norm}", said(d["verdict"])]
         for r in d["relus"]:
@@ -137,7 +137,7 @@ class Gradients(View):
                 Column(f"{paper.norm}w{paper.norm}", right=True, keep=3), Column("update/w", right=True, keep=1),
                 Column("zeros", right=True, keep=2), Column("zero rows", right=True, keep=4),
                 Column("NaN, Inf", right=True, keep=5)]
-        yield head, [[_layer_name(x), figure(middle(x["signal"])), *_cells(x)] for x in d["layers"]]
+        yield head, [[_layer_name(x), figure(x["median"]["signal"]), *_cells(x)] for x in d["layers"]]
         head = [Column("parameter", least=10), Column("array", least=8, keep=6), *head[2:]]
         yield head, [[p["name"], shape_of(p["dtype"], p["shape"]), *_cells(p)] for p in d["parameters"]]
 
@@ -203,8 +203,11 @@ def _cells(x) -> list[str]:
     bad = sum(v or 0 for v in (*x["nan"], *x["inf"]))
     zeros = [v for v in x["zeros"] if v is not None]
     rows = f"{x['zero_rows']} of {x['rows']}" if x["zero_rows"] else ""
-    return [figure(middle(x["norm"])) or "none", figure(middle(x["weight"])), figure(middle(x["ratio"])),
-            f"{zeros[-1]:.0%}" if zeros and zeros[-1] else "", rows, f"{bad:,}" if bad else ""]
+    share = zeros[-1] if zeros else 0
+    there = any(v is not None for v in x["norm"])
+    return [figure(x["median"]["norm"]) or ("" if there else "none"), figure(x["median"]["weight"]),
+            figure(x["median"]["ratio"]), "" if not share else "<1%" if share < 0.01 else f"{share:.0%}", rows,
+            f"{bad:,}" if bad else ""]
 
 
 # data
@@ -212,6 +215,7 @@ def _cells(x) -> list[str]:
 
 def _data(watch, threshold, state) -> dict:
     rows = watch.rows
+    good = [k for k, row in enumerate(rows) if not row["skipped"]]
     order = sorted(range(len(watch.layers)), key=lambda i: (watch.order.get(i, math.inf), i))
     parameters, layers = [], []
     for i in order:
@@ -221,10 +225,15 @@ def _data(watch, threshold, state) -> dict:
         layers.append(_layer(layer, own, [row["signals"].get(i) for row in rows]))
     relus = [{"name": name, "units": units, "dead": int(units - int(fired.sum()))}
              for (name, units), fired in watch.fired.items()]
-    found = verdict([_layer_name(x) for x in layers], [middle(x["signal"]) for x in layers], threshold)
+    for x in (*layers, *parameters):
+        x["median"] = {key: middle([x[key][k] for k in good]) for key in ("signal", "norm", "weight", "ratio")
+                       if key in x}
+    found = verdict([_layer_name(x) for x in layers], [x["median"]["signal"] for x in layers], threshold)
+    total = [_together([p["norm"][k] for p in parameters]) for k in range(len(rows))]
     return {"view": "gradients", "model": watch.model, "state": state, "steps": len(rows),
-            "total": [_together([p["norm"][k] for p in parameters]) for k in range(len(rows))],
-            "layers": layers, "parameters": parameters, "relus": relus, "verdict": found, "skipped": watch.skipped,
+            "total": total, "median_total": middle([total[k] for k in good]),
+            "layers": layers, "parameters": parameters, "relus": relus, "verdict": found,
+            "skipped": [k + 1 for k in range(len(rows)) if k not in good],
             "missing": _missing(watch, state, parameters, layers, found)}
 
 
@@ -295,6 +304,7 @@ def _missing(watch, state, parameters, layers, found) -> list[str]:
         why = (f"{count_of(found['layers'], 'layer')} had a gradient at the output, the rule needs {LEAST}"
                if found["layers"] < LEAST else "the gradient at the last layer's output is zero")
         notes.append(f"vanishing and exploding are not told: {why}")
-    if watch.skipped:
-        notes.append(f"{count_of(watch.skipped, 'step')} skipped by the gradient scaler after an overflow")
+    skipped = sum(row["skipped"] for row in watch.rows)
+    if skipped:
+        notes.append(f"{count_of(skipped, 'step')} skipped by the gradient scaler after an overflow: in no median")
     return notes

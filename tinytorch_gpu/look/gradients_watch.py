@@ -28,7 +28,8 @@ class Layer:
 
 
 class Watch:
-    """What is measured of one model. `rows`: for each step {"parameters": {id: figures}, "signals": {layer: norm}}."""
+    """What is measured of one model. `rows`: for each step {"parameters": {id: figures}, "signals": {layer: norm},
+    "skipped": bool}."""
 
     def __init__(self, model, optimizers):
         self.model, self.optimizers = type(model).__name__, optimizers
@@ -39,7 +40,6 @@ class Watch:
         self.alive: dict[int, object] = {}  # id of a parameter -> which rows of its gradient were not zero once
         self.fired: dict[tuple[str, int], object] = {}  # (ReLU, units) -> which of them were positive once
         self.order: dict[int, int] = {}  # layer -> when its first call ended
-        self.skipped = 0
         self._signals: dict[int, list] = {}
         self._before: dict[int, tuple] = {}
         self._handles: list = []
@@ -73,7 +73,8 @@ class Watch:
 
     def _called(self, i, module, args, output) -> None:
         self.order.setdefault(i, len(self.order))
-        for t in output if isinstance(output, (tuple, list)) else (output,):
+        several = output.values() if isinstance(output, dict) else output
+        for t in several if isinstance(output, (tuple, list, dict)) else (output,):
             if isinstance(t, Tensor) and t.grad_fn is not None:
                 node = t.grad_fn
                 handle = node.register_prehook(partial(self._arrived, i, t._index))
@@ -96,18 +97,19 @@ class Watch:
         gradients do not exist yet."""
         closure = any(map(callable, (*args, *kwargs.values())))
         for p in self._own(optimizer):
-            self._before[id(p)] = (p._array.copy(), None if closure else self._gradient(p))
+            if p.grad is not None or closure:
+                self._before[id(p)] = (p._array.copy(), None if closure else self._gradient(p))
 
     def _after_step(self, optimizer, args, kwargs) -> None:
         own = self._own(optimizer)
         if not own:
             return
         if not self.rows or any(id(p) in self.rows[-1]["parameters"] for p in own):
-            self.rows.append({"parameters": {}, "signals": {}})
+            self.rows.append(_row())
         scale = getattr(optimizer, "grad_scale", None)
         found = getattr(optimizer, "found_inf", None)
         if found is not None and bool(found.item()):
-            self.skipped += 1
+            self.rows[-1]["skipped"] = True
             self._signals.clear()  # an overflow that the scaler took care of is no finding
         self._measure(self.rows[-1], own, 1.0 if scale is None else float(scale.item()))
         live = [(node, handle) for node, handle in self._hooked if node() is not None]
@@ -121,7 +123,7 @@ class Watch:
     def measure(self) -> None:
         """A row of what `.grad` holds now; nothing where no parameter has a gradient."""
         if any(p.grad is not None for p in self.parameters.values()):
-            self.rows.append({"parameters": {}, "signals": {}})
+            self.rows.append(_row())
             self._measure(self.rows[-1], list(self.parameters.values()), 1.0)
 
     def _gradient(self, p) -> list | None:
@@ -155,6 +157,10 @@ class Watch:
                 "weight": taken[4], "update": taken[5]}
         for k in keys:
             row["signals"][k] = math.hypot(*[next(values) for _ in signals[k]]) / scale
+
+
+def _row() -> dict:
+    return {"parameters": {}, "signals": {}, "skipped": False}
 
 
 def _layers(model) -> list[Layer]:
