@@ -149,8 +149,8 @@ def test_operands_without_a_counter_are_not_kept_either(device):
 def test_an_operator_runs_once_under_hooks_on_saved_values():
     x = tt.ones(1 << 16, requires_grad=True, device="cpu")
     size = x.nbytes
-    for mode in (lambda: saved_tensors_hooks(lambda t: t, lambda t: t), lambda: tt.autograd.detect_anomaly(check_nan=False)):
-        with mode():
+    for mode in (saved_tensors_hooks(lambda t: t, lambda t: t), tt.autograd.detect_anomaly(check_nan=False)):
+        with mode:
             tracemalloc.start()
             y = tt.sin(x)
             peak = tracemalloc.get_traced_memory()[1]
