@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from case import host, tensor
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import nn
+from tinytorch_gpu.autograd.modes import saved_tensors_hooks
 from tinytorch_gpu.utils.checkpoint import CheckpointError, checkpoint, checkpoint_sequential
 
 
@@ -126,6 +128,34 @@ def test_it_keeps_inputs_only(device):
     kept, _ = held(lambda b, y: checkpoint(b, y))
     assert plain > 28  # a Tanh saves its output, which the next Linear saves too: 30
     assert kept < 12  # ten inputs, and the last output
+
+
+def test_operands_without_a_counter_are_not_kept_either(device):
+    """An operator that saves an input which was never changed in place does not hold the Tensor it came from."""
+    x = tt.ones(4, requires_grad=True)
+    seen = []
+
+    def run(a):
+        h = a * 2
+        seen.append(weakref.ref(h))
+        return (h * h).sum()
+
+    out = checkpoint(run, x)
+    assert seen[0]() is None
+    out.backward()
+    assert x.grad.tolist() == [8.0] * 4
+
+
+def test_an_operator_runs_once_under_hooks_on_saved_values():
+    x = tt.ones(1 << 16, requires_grad=True, device="cpu")
+    size = x.nbytes
+    for mode in (saved_tensors_hooks(lambda t: t, lambda t: t), tt.autograd.detect_anomaly(check_nan=False)):
+        with mode:
+            tracemalloc.start()
+            y = tt.sin(x)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert y.requires_grad and peak < 1.5 * size
 
 
 def test_no_grad_and_errors():

@@ -209,16 +209,18 @@ class Operator(Node):
             refs.append(ref)
         node._owners, node._versions, node._refs = owners, versions, refs
         if state.saved_hooks:
-            node._pack(kept)
+            node._pack(kept, owners)
         node._saved = kept
 
-    def _pack(node, kept):
+    def _pack(node, kept, owners):
         pack, node._unpack = state.saved_hooks[-1]
         hooks, state.saved_hooks = state.saved_hooks, ()
         try:
             for i, s in enumerate(kept):
                 if s is not None and not isinstance(s, np.generic) and is_array(s):
                     kept[i] = _Packed(pack(make(s)))
+                    if owners[i].__class__ is not Version:  # a Tensor, which would keep what the hook was to replace
+                        owners[i] = None
         finally:
             state.saved_hooks = hooks
 

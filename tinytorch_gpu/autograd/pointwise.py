@@ -83,6 +83,8 @@ class Pointwise(Operator):
         backend = _by_class.get(lead.__class__)
         if backend is None or lead.dtype not in _DIRECT:
             return _general(cls, *args)
+        if (ta or tb) and (modes.anomaly is not None or state.saved_hooks):  # before anything is computed
+            return _general(cls, *args)
         crossing = streams.before(arrays) if streams.several else None
         try:
             out = getattr(backend.xp, cls.ufunc)(*arrays)
@@ -107,8 +109,6 @@ class Pointwise(Operator):
         t._version_ = INFERENCE if state.inference else None
         if not (ta and a._req or tb and b._req) or not state.grad or not cls.differentiable:
             return t
-        if modes.anomaly is not None or state.saved_hooks:
-            return _general(cls, *args)
         node = _new(cls)
         node.wanted = node._tensors = node.hooks = node._unpack = node.trace = node.metas = None
         node._widen = False

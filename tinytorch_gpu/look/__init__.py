@@ -10,9 +10,15 @@ Nothing below imports this package, and nothing of it stays behind: recording en
 from __future__ import annotations
 
 from .explain import Explanation, explain
+from .gradients import Gradients, gradients
 from .graph import Graph, graph
+from .memory import Memory, memory
+from .nan import Nan, nan
 from .recorder import record
 from .trace import Trace, trace
 from .view import View
 
-__all__ = ["Explanation", "Graph", "Trace", "View", "explain", "graph", "record", "trace"]
+__all__ = [
+    "Explanation", "Gradients", "Graph", "Memory", "Nan", "Trace", "View", "explain", "gradients", "graph", "memory",
+    "nan", "record", "trace",
+]

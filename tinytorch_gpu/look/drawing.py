@@ -13,7 +13,10 @@ BOXES = {
     "module": ("#f4f1fa", "#8468b5", 6, 1.6), "module-open": ("none", "#8468b5", 6, 1),
     "repeat": ("#f4f1fa", "#8468b5", 6, 3), "repeat-open": ("none", "#8468b5", 6, 3),
     "bundle": ("#f6f6f6", "#888888", 6, 1.6), "bundle-open": ("none", "#888888", 6, 1),
-}
+} | {"memory-" + owner: (color, color, 0, 0) for owner, color in {
+    "parameters": "#4a72b8", "buffers": "#7fa3dc", "gradients": "#c0392b", "optimizer": "#8468b5", "saved": "#3f8f57",
+    "inputs": "#2aa5a0", "flowing": "#e08a80", "tensors": "#d9a441", "records": "#7d6648", "workspace": "#9aa3ad",
+    "rounding": "#c9ced6", "unknown": "#333333"}.items()}
 # kind of text -> (colour, size, weight)
 TEXTS = {
     "title": ("#222222", 13, "bold"), "name": ("#222222", 12, "bold"), "shape": ("#555555", 11, "normal"),

@@ -62,6 +62,7 @@ class record:
     _lock = threading.Lock()
     _open = 0
     _active: _Recorder | None = None
+    watchers: tuple = ()  # with operator(node, note, args, outs), gradients(note, sent, arrived), leaf(note, grads)
 
     def __enter__(self):
         with record._lock:
@@ -78,6 +79,17 @@ class record:
                 active, record._active = record._active, None
                 modes.set_recorder(None)
                 active.close()
+
+    @staticmethod
+    def watch(watcher) -> None:
+        """Tell `watcher` of everything that is noted while a block is open, until `unwatch`."""
+        with record._lock:
+            record.watchers += (watcher,)
+
+    @staticmethod
+    def unwatch(watcher) -> None:
+        with record._lock:
+            record.watchers = tuple(w for w in record.watchers if w is not watcher)
 
 
 class _Modules(threading.local):
@@ -154,6 +166,8 @@ class _Recorder:
                     leaf = leaves[-1] = NOTES[target] = Note()
                 self._hook(target, target.register_prehook, partial(_at_leaf, leaf))
         self._hook(node, node.register_hook, partial(_after_backward, note, targets, leaves, _Label(node.name())))
+        for watcher in record.watchers:
+            watcher.operator(node, note, args, outs)
 
     def _hook(self, node, register, function):
         with self._lock:
@@ -175,16 +189,20 @@ class _Label:
 
 def _at_leaf(note, grads):
     note.arrived = tuple([None if g is None else sample(g._array) for g in grads])
+    for watcher in record.watchers:
+        watcher.leaf(note, grads)
 
 
 def _after_backward(note, targets, leaves, label, sent, arrived):
     note.arrived = tuple([None if g is None else sample(g._array) for g in arrived])
-    found = []
-    for i, (g, target, leaf) in enumerate(zip(sent, targets, leaves)):
-        found.append(None if g is None or target is None else sample(fit(g._array, *target, label, i)))
+    fitted = [None if g is None or target is None else fit(g._array, *target, label, i)
+              for i, (g, target) in enumerate(zip(sent, targets))]
+    note.sent = tuple([None if array is None else sample(array) for array in fitted])
+    for g, leaf in zip(sent, leaves):
         if leaf is not None and g is not None:
             leaf.by = weakref.ref(note)
-    note.sent = tuple(found)
+    for watcher in record.watchers:
+        watcher.gradients(note, fitted, arrived)
 
 
 def unhook(node, handle: RemovableHandle) -> None:

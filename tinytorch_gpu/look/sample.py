@@ -64,7 +64,7 @@ def sample(array) -> Sample:
     elif x.dtype.kind != "f":
         x = x.astype(np.float64)
     with dtypes.quiet():
-        squares = xp.sum(xp.square(x), dtype=np.float64)
+        squares = xp.sum(xp.square(x, dtype=np.float64))  # those of a float32 overflow at 2e19
         figures = xp.stack([xp.sqrt(squares), xp.mean(x, dtype=np.float64), xp.min(x).astype(np.float64),
                             xp.max(x).astype(np.float64)])
     return Sample(figures, values)

@@ -10,7 +10,7 @@ from ..backend import dtypes
 from ..backend.device import is_array
 from ..tensor import Tensor
 
-__all__ = ["Saved", "memory_of", "saved_of"]
+__all__ = ["Saved", "kept_of", "memory_of", "root_of", "saved_of"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,27 @@ class Saved:
 
 def memory_of(array) -> tuple[int, int]:
     """(number of the piece of memory, its bytes) that an array lies in."""
+    root, size = root_of(array)
+    return id(root), size
+
+
+def root_of(array) -> tuple[object, int]:
+    """(the object that owns the memory an array lies in, its bytes)."""
     size, seen = array.nbytes, array
     while (base := getattr(seen, "base", None)) is not None:
         seen = base
         size = getattr(seen, "nbytes", size)
-    return id(seen), size
+    return seen, size
+
+
+def kept_of(node) -> list | tuple | None:
+    """[(value, source), ...] of what a node keeps for backward; None where a backward has freed it already."""
+    return _of_operator(node) if isinstance(node, Operator) else _of_function(node)
 
 
 def saved_of(node) -> tuple[Saved, ...] | None:
     """What a node keeps for backward; None where a backward has freed it already."""
-    kept = _of_operator(node) if isinstance(node, Operator) else _of_function(node)
+    kept = kept_of(node)
     if kept is None:
         return None
     leaves = set()

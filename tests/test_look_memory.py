@@ -1,0 +1,450 @@
+"""look.memory: its table against tracemalloc and the pool's figures of a run that nobody looks at; owners, holders."""
+from __future__ import annotations
+
+import gc
+import io
+import json
+import re
+import tracemalloc
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import look, nn, optim
+from tinytorch_gpu.autograd import modes
+from tinytorch_gpu.nn import hooks as module_hooks
+from tinytorch_gpu.optim import optimizer as optimizers
+from tinytorch_gpu.utils.checkpoint import checkpoint
+
+
+class Block(nn.Module):
+    """A transformer block of one head, causal."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.first(x)).chunk(3, -1)
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        mask = tt.triu(tt.ones(*scores.shape[-2:], dtype=tt.bool), 1)
+        x = x + self.out(tt.softmax(scores.masked_fill(mask, float("-inf")), -1) @ v)
+        return x + self.down(nn.functional.gelu(self.up(self.second(x))))
+
+
+class Blocks(nn.Module):
+    def __init__(self, dim, depth, checkpointed=()):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(dim) for _ in range(depth)])
+        self.checkpointed = checkpointed
+
+    def forward(self, x):
+        for i, block in enumerate(self.blocks):
+            x = checkpoint(block, x) if i in self.checkpointed else block(x)
+        return x
+
+
+def mlp(hidden=512):
+    model = nn.Sequential(nn.Linear(128, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.Tanh(),
+                          nn.Linear(hidden, 128))
+    return model, tt.randn(512, 128)
+
+
+def transformer(**options):
+    return Blocks(64, 3, **options), tt.randn(4, 64, 64)
+
+
+def step(model, optimizer, x):
+    loss = ((model(x) - 1) ** 2).mean()
+    loss.backward()
+    if optimizer is not None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def sums(d):
+    """Bytes by owner at the peak."""
+    return {r["owner"]: r["bytes"] for r in d["peak"]["rows"]}
+
+
+MODELS = {"mlp": mlp, "transformer": transformer}
+
+
+@pytest.mark.parametrize("optimizer", [optim.Adam, optim.SGD, None])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_named_rows_meet_the_peak_of_a_run_without_the_view(name, optimizer, device):
+    """The peak is what tracemalloc, or the pool, says of the same steps alone."""
+    def build():
+        model, x = MODELS[name]()
+        return model, None if optimizer is None else optimizer(model.parameters(), lr=1e-3), x
+
+    step(*build())  # what the first use of an operator leaves behind
+    gc.collect()
+    if device.type == "cpu":
+        tracemalloc.start()
+        args = build()
+        gc.collect()
+        others = tracemalloc.get_traced_memory()[0] - sum(_sizes(args, 1))  # objects of modules, of the optimizer
+        tracemalloc.reset_peak()
+        for _ in range(2):
+            step(*args)
+        measured = tracemalloc.get_traced_memory()[1] - others
+        tracemalloc.stop()
+    else:
+        args = build()
+        gc.collect()
+        others = tt.cuda.memory_allocated(device) - sum(_sizes(args, 512))
+        tt.cuda.reset_peak_memory_stats(device)
+        for _ in range(2):
+            step(*args)
+        measured = tt.cuda.max_memory_allocated(device) - others
+    del args
+    gc.collect()
+    args = build()
+    gc.collect()
+    with look.memory(*args[:2]) as m:
+        for _ in range(2):
+            step(*args)
+    d = m.data
+    there = sum(p["bytes"] for r in d["peak"]["rows"] if r["owner"] == "inputs" for p in r["parts"]
+                if "made before" in p["what"])
+    strangers = there - args[2].nbytes  # tensors that other tests keep
+    named = d["peak"]["named"] - strangers
+    assert abs(named - measured) < 0.02 * measured, (named, measured, sums(d))
+    # what no owner claims is small too, and rows and unknown are the peak
+    assert abs(sums(d).get("unknown", 0)) < 0.02 * measured
+    assert sum(sums(d).values()) == d["peak"]["bytes"]
+
+
+def _sizes(args, block):
+    """What was allocated for parameters and inputs, in whole blocks."""
+    for t in (*args[0].parameters(), args[2]):
+        yield t.nbytes + -t.nbytes % block
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_event_has_more_than_the_meter_saw(name, device):
+    model, x = MODELS[name]()
+    optimizer = optim.Adam(model.parameters())
+    with look.memory(model, optimizer) as m:
+        for _ in range(2):
+            step(model, optimizer, x)
+    peak = m.data["peak"]["bytes"]
+    for e in m.data["timeline"]:
+        assert sum(e["owners"].values()) == e["bytes"] <= peak
+        assert e["owners"].get("unknown", 0) > -0.01 * peak, e
+    stages = [e["stage"] for e in m.data["timeline"]]
+    assert {"forward", "backward", "optimizer"} <= set(stages)
+
+
+# figures are those of the model
+
+
+def test_one_width_changes_exactly_what_depends_on_it(device):
+    """Of 128 -> hidden -> hidden -> 128 and 512 rows."""
+    found = {}
+    for hidden in (512, 520):
+        model, x = mlp(hidden)
+        optimizer = optim.Adam(model.parameters())
+        with look.memory(model, optimizer) as m:
+            step(model, optimizer, x)
+        own = dict(model.named_parameters())
+        names = {p["what"]: p["bytes"] for r in m.data["peak"]["rows"] if r["owner"] == "parameters"
+                 for p in r["parts"] if p["what"] in own}
+        saved = {(r["operator"], r["module"]): r["bytes"] for r in m.data["saved"]}
+        found[hidden] = names, saved
+    for (name, old), new in zip(found[512][0].items(), [found[520][0][n] for n in found[512][0]]):
+        more = {"0.weight": 8 * 128, "0.bias": 8, "2.weight": 520 * 520 - 512 * 512, "2.bias": 8, "4.weight": 8 * 128}
+        assert new - old == 4 * more.get(name, 0), name
+    assert len(found[512][0]) == 6
+    changed = {k: found[520][1][k] - n for k, n in found[512][1].items() if found[520][1][k] != n}
+    assert set(found[512][1]) == set(found[520][1])
+    assert changed == {("ReLU", "1"): 4 * 512 * 8, ("Tanh", "3"): 4 * 512 * 8}
+
+
+def test_what_is_saved_has_module_and_line(device):
+    model, x = transformer()
+    with look.memory(model) as m:
+        loss = model(x).mean()
+        seen = len(m._watcher.ledger.applied)
+        loss.backward()
+    rows = {(r["module"], r["operator"]): r for r in m.data["saved"]}
+    softmax = rows["blocks.1", "Softmax"]
+    assert softmax["bytes"] == 4 * 64 * 64 * 4 and softmax["class"] == "Block"
+    assert "tt.softmax(scores" in softmax["line"]["source"] and softmax["line"]["function"] == "forward"
+    assert m.data["saved_bytes"] == sum(r["bytes"] for r in m.data["saved"])
+    # as look.graph counts it; x was there before, and is no cost of the graph
+    with look.record():
+        kinds = look.graph(model(x).mean(), model).data["totals"]["saved_by_kind"]
+    assert m.data["saved_bytes"] == kinds["activation"] + kinds["constant"] + kinds["input"] - x.nbytes
+    assert m.data["records"]["nodes"] == seen
+
+
+def test_forward_only_against_a_run_without_gradients(device):
+    """A chain of layers: computed and measured within 5 %; only the last step's garbage and scratch differ."""
+    model, x = mlp()
+    with tt.no_grad():
+        model(x)
+    gc.collect()
+    if device.type == "cpu":
+        tracemalloc.start()
+        with tt.no_grad():
+            ((model(x) - 1) ** 2).mean()
+        measured = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    else:
+        before = tt.cuda.memory_allocated(device)
+        tt.cuda.reset_peak_memory_stats(device)
+        with tt.no_grad():
+            ((model(x) - 1) ** 2).mean()
+        measured = tt.cuda.max_memory_allocated(device) - before
+    with look.memory(model) as m:
+        step(model, None, x)
+    forward = m.data["forward_only"]
+    assert forward["values"] == pytest.approx(measured, rel=0.05)
+    assert m.data["ratio"] == m.data["peak"]["bytes"] / forward["bytes"] > 1
+
+
+@pytest.mark.parametrize("which", [(0,), (1,), (0, 1, 2)])
+def test_what_a_checkpoint_would_free_is_freed_by_one(which, device):
+    """Of blocks alone, within 2 %: measured is what lives between forward and backward."""
+    def kept(checkpointed):
+        tt.manual_seed(3)
+        model, x = transformer(checkpointed=checkpointed)
+        gc.collect()
+        if device.type == "cpu":
+            tracemalloc.start()
+            loss = model(x).mean()
+            gc.collect()
+            size = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+        else:
+            before = tt.cuda.memory_allocated(device)
+            loss = model(x).mean()
+            gc.collect()
+            size = tt.cuda.memory_allocated(device) - before
+        loss.backward()
+        return size
+
+    kept(())
+    saved = kept(()) - kept(which)
+    model, x = transformer()
+    with look.memory(model) as m:
+        model(x).mean().backward()
+    rows = {r["module"]: r for r in m.data["checkpoint"]}
+    predicted = sum(rows[f"blocks.{i}"]["bytes"] for i in which)
+    assert predicted == pytest.approx(saved, rel=0.02)
+    assert rows["blocks.0"]["class"] == "Block" and rows["blocks.0"]["calls"] == 1
+
+
+def test_a_checkpointed_run_is_told_apart(device):
+    model, x = transformer(checkpointed=(0, 1, 2))
+    with look.memory(model) as m:
+        model(x).mean().backward()
+    plain, y = transformer()
+    with look.memory(plain) as n:
+        plain(y).mean().backward()
+    assert m.data["saved_bytes"] < 0.1 * n.data["saved_bytes"]
+    assert m.data["peak"]["bytes"] < 0.75 * n.data["peak"]["bytes"]
+    assert any("run in backward" in e["during"] for e in m.data["timeline"])
+
+
+# holders
+
+
+def test_a_total_that_holds_its_graphs_is_named(device):
+    model, x = mlp(16)
+    total_loss = 0.0
+    with look.memory(model) as m:
+        for _ in range(3):
+            loss = model(x).mean()
+            loss.backward()
+            total_loss += loss
+    del loss
+    first = m.data["held"][0]
+    assert first["passes"] == 3 and first["operator"] == "Add" and first["nodes"] >= 3 * 6
+    assert first["holder"][0].startswith("`total_loss` in test_a_total_that_holds_its_graphs_is_named()")
+    assert first["holder"][1] == "Tensor f32[], grad_fn"
+    assert "held by `total_loss` in test_a_total" in " ".join(str(m).split())
+    assert "ran in 3 backwards" in " ".join(str(m).split())
+    total_loss.item()
+
+
+HELD = []
+
+
+class Keeper:
+    def __init__(self):
+        self.found = {"losses": []}
+
+
+def test_lists_objects_and_modules_that_hold(device):
+    x = tt.ones(64, 64, requires_grad=True)
+    keeper = Keeper()
+    with look.memory() as m:
+        keeper.found["losses"].append((x * 2).exp().sum())
+        HELD.append((x * 3).sin())
+    holders = {r["operator"]: r["holder"] for r in m.data["held"]}
+    assert holders["Sin"] == ["`HELD` in the module " + __name__, "list [0]", "Tensor f32[64,64], grad_fn"]
+    chain = holders["Sum"]
+    assert chain[0].startswith("`keeper` in test_lists_objects_and_modules_that_hold()")
+    assert chain[-3:] == ["['losses']", "list [0]", "Tensor f32[], grad_fn"]
+    assert {r["operator"]: r["saved"] for r in m.data["held"]}["Sum"] >= 64 * 64 * 4  # the output of exp
+    HELD.clear()
+
+
+def test_nothing_is_held_where_nothing_stays(device):
+    model, x = mlp(16)
+    with look.memory(model) as m:
+        step(model, None, x)
+    assert m.data["held"] == []
+
+
+def test_looking_keeps_nothing_alive(device):
+    """Names of running functions are read without keeping what they name."""
+    import weakref
+
+    model, x = mlp(16)
+    with look.memory(model):
+        loss = model(x).mean()
+    node, array = weakref.ref(loss.grad_fn), weakref.ref(loss)
+    del loss
+    gc.collect()
+    assert node() is None and array() is None
+
+
+# the block
+
+
+def test_nothing_remains_below(device):
+    tables = (module_hooks, optimizers)
+    before = [{k: len(v) for k, v in vars(t).items() if isinstance(v, dict) and k.startswith("_") and k[1] != "_"}
+              for t in tables]
+    model, x = mlp(16)
+    optimizer = optim.Adam(model.parameters())
+    with look.memory(model, optimizer):
+        loss = model(x).mean()
+        loss.backward(retain_graph=True)
+        optimizer.step()
+    assert modes.recorder is None and modes.anomaly is None and not tracemalloc.is_tracing()
+    assert before == [{k: len(v) for k, v in vars(t).items() if isinstance(v, dict) and k.startswith("_")
+                       and k[1] != "_"} for t in tables]
+    seen, stack = set(), [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            assert node.hooks is None, node
+            stack += [n for n, _ in node.next_functions]
+    assert len(seen) > 6 and all(p._hooks is None for p in model.parameters())
+
+
+def test_a_block_that_fails_ends_and_says_so(device):
+    model, x = mlp(16)
+    m = look.memory(model)
+    with pytest.raises(ValueError, match="mine"), m:
+        model(x).mean().backward()
+        raise ValueError("mine")
+    assert modes.recorder is None and not tracemalloc.is_tracing()
+    assert any("left by ValueError" in note for note in m.data["missing"])
+    assert m.data["peak"]["bytes"] > 0
+
+
+def test_out_of_memory_carries_the_table(device):
+    if device.type != "sim":
+        pytest.skip("only the simulated device has a limit that is small")
+    from tinytorch_gpu.backend.simulated import POOL
+
+    model, x = mlp()
+    gc.collect()
+    POOL.free_all_blocks()
+    limit = POOL.get_limit()
+    try:
+        POOL.set_limit(POOL.used_bytes() + (3 << 20))
+        with pytest.raises(tt.OutOfMemoryError) as caught, look.memory(model):
+            step(model, None, x)
+    finally:
+        POOL.set_limit(limit)
+    note = caught.value.__notes__[-1]
+    assert "saved for backward" in note and "the largest owners" in note and "ReLU of 1" in note
+
+
+def test_figures_before_the_end():
+    m = look.memory()
+    assert repr(m) == "<look.memory: its block has not ended>"
+    for use in (lambda: m.data, lambda: str(m), m.to_svg):
+        with pytest.raises(RuntimeError, match="when the block has ended"):
+            use()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = m.nothing
+
+
+def test_blocks_that_do_not_fit_together():
+    m = look.memory()
+    with m:
+        with pytest.raises(RuntimeError, match=r"\[memory\] look.record\(\) or another look.memory\(\) is open"), \
+                look.memory():
+            pass
+        with look.record():
+            pass
+    assert any("look.record() was opened inside" in note for note in m.data["missing"])
+    with pytest.raises(RuntimeError, match="this view has its block already"), m:
+        pass
+    with look.record(), pytest.raises(RuntimeError, match="is open"), look.memory():
+        pass
+    with pytest.raises(TypeError, match="model must be a Module, got list"):
+        look.memory([])
+    with pytest.raises(TypeError, match="optimizer must be an Optimizer, got int"):
+        look.memory(None, 3)
+
+
+def test_a_block_without_operators(device):
+    with look.memory() as m:
+        pass
+    assert m.data["ratio"] is None and m.data["forward_only"] is None and "no operator was recorded" in str(m)
+    assert m.to_svg() and m.to_html()
+
+
+# the view
+
+
+@pytest.fixture(scope="module")
+def view():
+    model, x = mlp(64)
+    optimizer = optim.Adam(model.parameters())
+    with look.memory(model, optimizer) as m:
+        for _ in range(2):
+            step(model, optimizer, x)
+    return m
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_text(view, width, encoding):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    view.print(stream, width)
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("parameters", "optimizer state", "training / forward only", "ReLU"):
+        assert word in " ".join(text.split())
+    assert repr(view).startswith("<look.memory: peak ")
+
+
+def test_files(view, tmp_path):
+    assert json.loads(view.save(tmp_path / "m.json").read_text()) == view.data
+    page = view.save(tmp_path / "m.html").read_text(encoding="utf-8")
+    assert "<svg" in page and "optimizer state" in page and not re.search(r'(src|href)="http', page)
+    root = ElementTree.fromstring(view.to_svg())
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = [r for r in root.iter(space + "rect") if (r.get("class") or "").startswith("memory-")]
+    low = 40 + 260
+    parts = [r for r in boxes if float(r.get("y")) < low]
+    assert len(parts) > 50 and all(float(r.get("y")) >= 39.9 for r in parts)
+    assert {"memory-parameters", "memory-saved", "memory-optimizer"} <= {r.get("class") for r in parts}
+    assert view.save(tmp_path / "m.txt").read_text(encoding="utf-8") == str(view) + "\n"
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
+    assert view.save(tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,254 @@
+"""The ledger of a block as plain data: who owned what at the peak and over time; what checkpoints would free."""
+from __future__ import annotations
+
+import linecache
+from itertools import accumulate, pairwise
+
+__all__ = ["OWNERS", "tabulate"]
+
+# in the order of the tables; the last three are no pieces
+OWNERS = {
+    "parameters": "parameters", "buffers": "buffers", "gradients": "gradients", "optimizer": "optimizer state",
+    "saved": "saved for backward", "inputs": "inputs and constants", "flowing": "gradients on their way",
+    "tensors": "other tensors", "records": "graph records", "workspace": "workspace", "rounding": "rounding to blocks",
+    "unknown": "unknown",
+}
+FIXED = ("parameters", "buffers", "gradients", "optimizer")  # whatever an operator saves of them exists anyway
+BLOCK = 512  # bytes: what CuPy's pool rounds sizes to
+COLUMNS = 240  # of the timeline
+
+
+def segments(piece, end):
+    """[(from, to, role, label)]: what a piece was for, over its life; the event that tells of a death still has it."""
+    stop = end if piece.died is None else piece.died + 1
+    cuts = {piece.born, stop, *(t for t, _, _ in piece.roles)}
+    for a in piece.savers:
+        cuts |= {a.born, _until(a, end)}
+    cuts = sorted(t for t in cuts if piece.born <= t <= stop)
+    return [(a, b, *role_at(piece, a, end)) for a, b in pairwise(cuts)]
+
+
+def role_at(piece, t, end):
+    """(role, label) of a piece at an event."""
+    role, label = next(r[1:] for r in reversed(piece.roles) if r[0] <= t)
+    if role in FIXED or piece.existed and role == "inputs" and not _old(piece):
+        return role, label
+    for a in piece.savers:
+        if a.born <= t < _until(a, end):
+            return "saved", a
+    return role, label
+
+
+def _old(piece):
+    return any(a.existed for a in piece.savers)  # kept by a graph from before
+
+
+def _until(applied, end):
+    """When an operator no longer keeps what it saved; the event in which that was seen has still some of it."""
+    return end if applied.released is None else applied.released
+
+
+class _Sums:
+    """Bytes of each owner at each event."""
+
+    def __init__(self, ledger):
+        self.ledger, self.end = ledger, len(ledger.levels)
+        self.steps = {name: [0] * (self.end + 1) for name in OWNERS}
+        pool = not ledger.meter.counts_objects
+        self.pieces = [(p, segments(p, self.end)) for p in ledger.all]
+        for piece, parts in self.pieces:
+            for a, b, role, _ in parts:
+                self.add(role, a, b, piece.bytes)
+                if pool:
+                    self.add("rounding", a, b, -piece.bytes % BLOCK)
+        if not pool:
+            for a in ledger.applied:
+                if not a.existed:
+                    self.add("records", a.born, self.end if a.died is None else a.died, a.records)
+        self.lines = {name: list(accumulate(d))[:self.end] for name, d in self.steps.items()}
+
+    def add(self, name, a, b, size):
+        self.steps[name][a] += size
+        self.steps[name][b] -= size
+
+    def at(self, t):
+        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak."""
+        ledger = self.ledger
+        found = {name: line[t] for name, line in self.lines.items()}
+        nobodys = self.nobodys(t)
+        making = 0
+        if not ledger.labels[t][0]:  # a death, in the midst of an operator: what that has made has no owner yet
+            told = next((u for u in range(t - 1, -1, -1) if ledger.labels[u][0]), None)
+            making = 0 if told is None else max(0, nobodys - max(0, self.nobodys(told)))
+        found["workspace"] = ledger.peaks[t] - ledger.levels[t] + making
+        found["unknown"] = nobodys - making
+        return found
+
+    def nobodys(self, t):
+        """What the meter saw beside all owners."""
+        return self.ledger.levels[t] - sum([line[t] for line in self.lines.values()])
+
+
+def tabulate(watcher) -> dict:
+    """The data of `look.memory`, without what is held at the end."""
+    ledger = watcher.ledger
+    sums = _Sums(ledger)
+    peak = max(range(sums.end), key=lambda t: ledger.peaks[t])
+    saving = max(range(sums.end), key=lambda t: (sums.lines["saved"][t], t))
+    rows = _rows(ledger, sums, peak)
+    named = sum(r["bytes"] for r in rows if r["owner"] != "unknown")
+    forward = forward_only(ledger, sums)
+    training = ledger.peaks[peak]
+    objects = not ledger.meter.counts_objects
+    return {
+        "view": "memory", "source": ledger.meter.source,
+        "peak": {"bytes": training, "event": peak, **_when(ledger, peak), "named": named,
+                 "slack": ledger.slacks[peak] if objects else None, "rows": rows},
+        "records": {"nodes": sum(not a.existed for a in ledger.applied),
+                    "bytes": sum(a.records for a in ledger.applied if not a.existed)},
+        "forward_only": forward,
+        "ratio": training / forward["bytes"] if forward and forward["bytes"] else None,
+        "saved": _saved(sums, saving),
+        "saved_bytes": sums.lines["saved"][saving],
+        "checkpoint": checkpoint(watcher, sums, saving),
+        "workspaces": _workspaces(ledger),
+        "timeline": _timeline(ledger, sums),
+    }
+
+
+def _when(ledger, t) -> dict:
+    """The stage of an event and what ran: a death belongs to what was told next."""
+    while t < len(ledger.labels) - 1 and not ledger.labels[t][0]:
+        t += 1
+    return {"stage": ledger.labels[t][0], "during": ledger.labels[t][1]}
+
+
+def _rows(ledger, sums, t) -> list[dict]:
+    """Owners at an event, with their parts, the largest first."""
+    bytes_of = sums.at(t)
+    parts: dict[str, dict] = {name: {} for name in OWNERS}
+    for piece, life in sums.pieces:
+        for a, b, role, label in life:
+            if a <= t < b:
+                text = str(label)
+                parts[role][text] = parts[role].get(text, 0) + piece.bytes
+    if bytes_of["workspace"]:
+        parts["workspace"][_when(ledger, t)["during"]] = bytes_of["workspace"]
+    rows = []
+    for name, title in OWNERS.items():
+        if bytes_of[name]:
+            found = sorted(parts[name].items(), key=lambda kv: -kv[1])
+            rows.append({"owner": name, "title": title, "bytes": bytes_of[name],
+                         "parts": [{"what": k, "bytes": v} for k, v in found]})
+    return rows
+
+
+def line_of(applied):
+    """The user's line of an operator, None where it is not known."""
+    if applied.line is None:
+        return None
+    file, number, function = applied.line
+    return {"file": file, "number": number, "function": function, "source": linecache.getline(file, number).strip()}
+
+
+def _saved(sums, t) -> list[dict]:
+    """What is saved when most is: for each operator of each module on each line."""
+    found: dict = {}
+    for piece, life in sums.pieces:
+        for a, b, role, applied in life:
+            if a <= t < b and role == "saved":
+                place = applied.place
+                key = (applied.name, place.name if place else None, applied.line)
+                row = found.setdefault(key, {
+                    "operator": applied.name, "module": place.name if place else None,
+                    "class": place.kind if place else None, "line": line_of(applied), "bytes": 0, "pieces": 0})
+                row["bytes"] += piece.bytes
+                row["pieces"] += 1
+    return sorted(found.values(), key=lambda r: -r["bytes"])
+
+
+def checkpoint(watcher, sums, t) -> list[dict]:
+    """What is saved inside each module alone at an event: neither outside, nor its arguments, which a checkpoint keeps.
+
+    One row for each name; a module that was called several times counts with all of its calls.
+    """
+    given: dict[int, set] = {}
+    for place, pieces in watcher.calls:
+        given.setdefault(id(place), set()).update(map(id, pieces))
+    rows: dict = {}
+    for piece, life in sums.pieces:
+        if not any(a <= t < b and role == "saved" for a, b, role, _ in life):
+            continue
+        chains = [_chain(s.place) for s in piece.savers if s.born <= t < _until(s, sums.end)]
+        for place in chains[0]:
+            if all(place in c for c in chains) and id(piece) not in given.get(id(place), ()):
+                row = rows.setdefault((place.name, place.kind), {
+                    "module": place.name, "class": place.kind, "bytes": 0, "calls": set()})
+                row["bytes"] += piece.bytes
+                row["calls"].add(id(place))
+    for row in rows.values():
+        row["calls"] = len(row["calls"])
+    return sorted(rows.values(), key=lambda r: -r["bytes"])
+
+
+def _chain(place):
+    found = []
+    while place is not None:
+        found.append(place)
+        place = place.parent
+    return found
+
+
+def forward_only(ledger, sums) -> dict | None:
+    """What the first forward would take if nothing were kept: each value until its last use, computed from the record.
+
+    Parameters, buffers and inputs are there all the time; a value that the program itself holds longer is not known.
+    """
+    stop = next((t for t, (stage, _) in enumerate(ledger.labels) if stage == "backward"), sums.end)
+    run = [a for a in ledger.applied if not a.existed and a.born < stop]
+    if not run:
+        return None
+    there = {id(p): p for p, life in sums.pieces if life and life[0][2] in ("parameters", "buffers", "inputs")
+             and p.born < stop and not _old(p)}
+    fixed = sum(p.bytes for p in there.values())
+    last: dict[int, int] = {}
+    for i, a in enumerate(run):
+        for p in (*a.inputs, *a.outputs):
+            last[id(p)] = i
+    for p in run[-1].outputs:
+        last[id(p)] = len(run)
+    live, best, at = {}, 0, 0
+    for i, a in enumerate(run):
+        for p in a.outputs:
+            if id(p) not in there:
+                live[id(p)] = p.bytes
+        total = sum(live.values()) + a.workspace
+        if total > best:
+            best, at = total, i
+        for p in (*a.inputs, *a.outputs):
+            if last[id(p)] <= i:
+                live.pop(id(p), None)
+    return {"bytes": fixed + best, "fixed": fixed, "values": best, "during": str(run[at])}
+
+
+def _workspaces(ledger) -> list[dict]:
+    """The largest workspace of each operator of each module, of its backward, of each step."""
+    found: dict = {}
+    for t in range(len(ledger.levels)):
+        size = ledger.peaks[t] - ledger.levels[t]
+        if size > 0 and ledger.labels[t][0]:
+            what = ledger.labels[t][1]
+            found[what] = max(found.get(what, 0), size)
+    return [{"what": k, "bytes": v} for k, v in sorted(found.items(), key=lambda kv: -kv[1])]
+
+
+def _timeline(ledger, sums) -> list[dict]:
+    """At most COLUMNS stretches of events, each at its highest."""
+    rows = []
+    size = max(1, -(-sums.end // COLUMNS))
+    for start in range(0, sums.end, size):
+        t = max(range(start, min(start + size, sums.end)), key=lambda t: ledger.peaks[t])
+        owners = sums.at(t)
+        rows.append({"event": t, **_when(ledger, t), "bytes": ledger.peaks[t],
+                     "owners": {k: v for k, v in owners.items() if v}})
+    return rows
