@@ -42,10 +42,14 @@ class Watcher(_Recorder):
         self._freeing: list[Applied] = []
         self._meeting: dict[tuple, list] = {}  # (id of a node, output) -> [gradients sent there, piece of their sum]
         self._unborn: list[Piece] = []  # sums that the engine is about to make
+        try:
+            self._existing(model)
+        except BaseException:
+            self.ledger.close()
+            raise
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
-        self._existing(model)
         self.ledger.start()
 
     def close(self):
@@ -109,8 +113,10 @@ class Watcher(_Recorder):
 
     def _existing(self, model):
         """Write down every tensor and graph that is alive, whoever made it."""
-        def see(array, role, label):
-            self.ledger.see(array, role, label, existed=True)
+        def see(array, role, label, used=True):
+            piece = self.ledger.see(array, role, label, existed=True)
+            if piece is not None:
+                piece.used |= used
 
         if model is not None:
             for t in model.parameters():
@@ -123,16 +129,17 @@ class Watcher(_Recorder):
                     see(p._array, "parameters", self.name_of(p))
             for array, name in self._state_of(optimizer):
                 see(array, "optimizer", name)
+        known = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]} | set(self.names)
         things = gc.get_objects()
         tensors = [t for t in things if isinstance(t, Tensor) and hasattr(t, "_array")]
         for t in tensors:
             if t._grad is not None:
-                see(t._grad._array, "gradients", self.name_of(t))
+                see(t._grad._array, "gradients", self.name_of(t), id(t) in known)
         for t in tensors:
-            if _is_parameter(t):  # of another model
-                see(t._array, "parameters", self.name_of(t))
+            if _is_parameter(t):  # of a model that was not given
+                see(t._array, "parameters", self.name_of(t), False)
             else:
-                see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before")
+                see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before", False)
         for node in things:
             if isinstance(node, Node) and node.__class__ is not AccumulateGrad and hasattr(node, "trace"):
                 self._old(node)  # others are in no graph
@@ -313,7 +320,7 @@ class Watcher(_Recorder):
         if entry[0] == 2:
             shape, dtype = (node.shape, node.dtype) if node.metas is None else node.metas[output]
             size = math.prod(shape) * (4 if dtype in HALF else dtype.itemsize)
-            entry[1] = Piece(size, 0, "flowing", f"sum for {node.name()}", False, shape, dtype)
+            entry[1] = Piece(size, 0, "flowing", f"sum for {node.name()}")
             self._unborn.append(entry[1])
 
     def _met(self, number):
