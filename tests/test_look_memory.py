@@ -271,6 +271,18 @@ def test_a_checkpointed_run_is_told_apart(device):
     assert any("run in backward" in e["during"] for e in m.data["timeline"])
 
 
+def test_what_a_retained_graph_keeps_stays_saved(device):
+    model, x = mlp(64)
+    with look.memory(model) as m:
+        loss = model(x).mean()
+        loss.backward(retain_graph=True)
+        kept = m._watcher.ledger.now
+        loss.backward()
+    assert m.data["held"][0]["passes"] == 1 and m.data["held"][0]["saved"] == 0  # no forward between the two
+    later = [e for e in m.data["timeline"] if e["event"] >= kept]
+    assert later[0]["owners"]["saved"] == m.data["saved_bytes"] > later[-1]["owners"].get("saved", 0) == 0
+
+
 # holders
 
 

@@ -92,18 +92,11 @@ class Watcher(_Recorder):
             piece.born, piece.roles = self.ledger.now, [(self.ledger.now, *piece.roles[0][1:])]
             self.ledger.all.append(piece)
         self._unborn.clear()
-        if self._freeing:
-            now = self.ledger.now
-            waiting = []
-            for applied in self._freeing:
-                node = applied.ref()
-                if node is None or applied.released is not None:
-                    continue
-                if kept_of(node) is None:
-                    applied.released = now
-                else:
-                    waiting.append(applied)  # retain_graph=True, or its backward is still running
-            self._freeing = waiting
+        for applied in self._freeing:  # its backward is through: freed, or kept by retain_graph=True for another one
+            node = applied.ref()
+            if node is not None and applied.released is None and kept_of(node) is None:
+                applied.released = self.ledger.now
+        self._freeing.clear()
 
     def name_of(self, tensor):
         """The dotted name of a parameter, its shape where it has none."""
