@@ -160,6 +160,14 @@ def test_what_has_nothing_to_do_with_the_block_stands_beside(device):
     assert rows["inputs"] == x.nbytes
 
 
+def test_half_types_and_their_sums_in_float32(device):
+    """Gradients that are cast on their way, and sums that are kept in float32, have owners too."""
+    x = tt.randn(300, 300, dtype=tt.float16).requires_grad_()
+    with look.memory() as m:
+        (x @ x + x * x).float().sum().backward()
+    assert abs(sums(m.data).get("unknown", 0)) < 0.02 * m.data["peak"]["bytes"], sums(m.data)
+
+
 # figures are those of the model
 
 
