@@ -52,7 +52,7 @@ class _Sums:
     """Bytes of each owner at each event."""
 
     def __init__(self, ledger):
-        self.ledger, self.end = ledger, len(ledger.levels)
+        self.end = len(ledger.levels)
         self.steps = {name: [0] * (self.end + 1) for name in OWNERS}
         pool = not ledger.meter.counts_objects
         self.pieces = [(p, segments(p, self.end)) for p in ledger.all if p.used or _old(p)]
@@ -62,6 +62,7 @@ class _Sums:
                 others[p.born] += p.bytes + (-p.bytes % BLOCK if pool else 0)
                 if p.died is not None:
                     others[p.died + 1] -= p.bytes + (-p.bytes % BLOCK if pool else 0)
+        self.told = [stage != "" for stage, _ in ledger.labels]  # not a death, which falls in the midst of operators
         self.others = list(accumulate(others))[:self.end]
         self.levels = [n - o for n, o in zip(ledger.levels, self.others)]
         self.peaks = [n - o for n, o in zip(ledger.peaks, self.others)]
@@ -81,14 +82,16 @@ class _Sums:
         self.steps[name][b] -= size
 
     def at(self, t):
-        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak."""
-        labels = self.ledger.labels
+        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak.
+
+        What is nobody's here and was not there at the event before, nor at the one after, is workspace: an operand that
+        is widened, a result that the operator is about to return.
+        """
         found = {name: line[t] for name, line in self.lines.items()}
         nobodys = self.nobodys(t)
-        making = 0
-        if not labels[t][0]:  # a death, in the midst of an operator: what that has made has no owner yet
-            told = next((u for u in range(t - 1, -1, -1) if labels[u][0]), None)
-            making = 0 if told is None else max(0, nobodys - max(0, self.nobodys(told)))
+        before = next((u for u in range(t - 1, -1, -1) if self.told[u]), 0)
+        after = next((u for u in range(t + 1, self.end) if self.told[u]), self.end - 1)
+        making = max(0, nobodys - max(0, self.nobodys(before), self.nobodys(after)))
         found["workspace"] = self.peaks[t] - self.levels[t] + making
         found["unknown"] = nobodys - making
         return found
