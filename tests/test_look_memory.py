@@ -109,10 +109,7 @@ def test_the_named_rows_meet_the_peak_of_a_run_without_the_view(name, optimizer,
         for _ in range(2):
             step(*args)
     d = m.data
-    there = sum(p["bytes"] for r in d["peak"]["rows"] if r["owner"] == "inputs" for p in r["parts"]
-                if "made before" in p["what"])
-    strangers = there - args[2].nbytes  # tensors that other tests keep
-    named = d["peak"]["named"] - strangers
+    named = d["peak"]["named"]
     assert abs(named - measured) < 0.02 * measured, (named, measured, sums(d))
     # what no owner claims is small too, and rows and unknown are the peak
     assert abs(sums(d).get("unknown", 0)) < 0.02 * measured
@@ -140,6 +137,37 @@ def test_no_event_has_more_than_the_meter_saw(name, device):
     assert {"forward", "backward", "optimizer"} <= set(stages)
 
 
+def test_what_has_nothing_to_do_with_the_block_stands_beside(device):
+    """Tensors and models that are there but not used: neither in the peak nor in the ratio."""
+    model, x = mlp(64)
+    gc.collect()
+    with look.memory(model) as m:
+        step(model, None, x)
+    model.zero_grad()
+    stranger, big = nn.Linear(256, 256), tt.ones(1 << 18)
+    stranger(tt.ones(1, 256)).sum().backward()
+    with look.memory(model) as n:
+        step(model, None, x)
+    more = n.data["peak"]["others"] - m.data["peak"]["others"]
+    assert more == pytest.approx(big.nbytes + 2 * sum(p.nbytes for p in stranger.parameters()), abs=4096)
+    assert n.data["ratio"] == pytest.approx(m.data["ratio"], rel=0.02)
+    assert n.data["forward_only"]["fixed"] == m.data["forward_only"]["fixed"]
+    model.zero_grad()
+    with look.memory() as unnamed:  # without the model parameters are known when they are used
+        step(model, None, x)
+    rows = sums(unnamed.data)
+    assert rows["parameters"] == sum(p.nbytes for p in model.parameters())
+    assert rows["inputs"] == x.nbytes
+
+
+def test_half_types_and_their_sums_in_float32(device):
+    """Gradients that are cast on their way, and sums that are kept in float32, have owners too."""
+    x = tt.randn(300, 300, dtype=tt.float16).requires_grad_()
+    with look.memory() as m:
+        (x @ x + x * x).float().sum().backward()
+    assert abs(sums(m.data).get("unknown", 0)) < 0.02 * m.data["peak"]["bytes"], sums(m.data)
+
+
 # figures are those of the model
 
 
@@ -151,9 +179,8 @@ def test_one_width_changes_exactly_what_depends_on_it(device):
         optimizer = optim.Adam(model.parameters())
         with look.memory(model, optimizer) as m:
             step(model, optimizer, x)
-        own = dict(model.named_parameters())
         names = {p["what"]: p["bytes"] for r in m.data["peak"]["rows"] if r["owner"] == "parameters"
-                 for p in r["parts"] if p["what"] in own}
+                 for p in r["parts"]}
         saved = {(r["operator"], r["module"]): r["bytes"] for r in m.data["saved"]}
         found[hidden] = names, saved
     for (name, old), new in zip(found[512][0].items(), [found[520][0][n] for n in found[512][0]]):
@@ -250,6 +277,18 @@ def test_a_checkpointed_run_is_told_apart(device):
     assert m.data["saved_bytes"] < 0.1 * n.data["saved_bytes"]
     assert m.data["peak"]["bytes"] < 0.75 * n.data["peak"]["bytes"]
     assert any("run in backward" in e["during"] for e in m.data["timeline"])
+
+
+def test_what_a_retained_graph_keeps_stays_saved(device):
+    model, x = mlp(64)
+    with look.memory(model) as m:
+        loss = model(x).mean()
+        loss.backward(retain_graph=True)
+        kept = m._watcher.ledger.now
+        loss.backward()
+    assert m.data["held"][0]["passes"] == 1 and m.data["held"][0]["saved"] == 0  # no forward between the two
+    later = [e for e in m.data["timeline"] if e["event"] >= kept]
+    assert later[0]["owners"]["saved"] == m.data["saved_bytes"] > later[-1]["owners"].get("saved", 0) == 0
 
 
 # holders

@@ -148,8 +148,8 @@ class Memory(View):
                    Column("", keep=1), Column("largest", least=12, keep=1)], [
             *([r["title"], size_of(r["bytes"]), f"{r['bytes'] / peak['bytes']:.1%}",
                bar(paper, r["bytes"] / peak["bytes"], 12), _parts(r["parts"], parts)] for r in peak["rows"]),
-            *([["pool's free blocks", size_of(peak["slack"]), "", "", "held beside the peak"]]
-              if peak["slack"] is not None else [])]
+            *([["beside it: not used here", size_of(peak["others"]), "", "", "made before"]] if peak["others"] else []),
+            *([["beside it: free in pool", size_of(peak["slack"]), "", "", ""]] if peak["slack"] is not None else [])]
         if d["saved"]:
             yield (f"saved for backward at most: {size_of(d['saved_bytes'])}",
                    [Column("operator", least=6), Column("module", least=6), Column("bytes", right=True),

@@ -6,7 +6,7 @@ import tracemalloc
 import weakref
 from array import array as numbers
 
-from ..backend.device import backend_for
+from ..backend.device import backend_for, device_of
 from .saved import root_of
 
 __all__ = ["Applied", "Ledger", "Piece"]
@@ -14,14 +14,15 @@ __all__ = ["Applied", "Ledger", "Piece"]
 
 class Piece:
     """One piece of memory. `roles`: [(time, role, label)], the last one that has begun holds; `savers`: operators that
-    keep it for backward, which goes before the roles that are not `FIXED`."""
+    keep it for backward, which goes before the roles that are not `FIXED`. `used`: whether it has to do with what ran
+    in the block; what was there before and has not is nobody's here."""
 
-    __slots__ = ("bytes", "born", "died", "roles", "savers", "existed", "shape", "dtype", "ref")
+    __slots__ = ("bytes", "born", "died", "roles", "savers", "existed", "used", "ref")
 
-    def __init__(self, size, born, role, label, existed, shape, dtype):
+    def __init__(self, size, born, role, label, existed=False):
         self.bytes, self.born, self.died, self.existed = size, born, None, existed
         self.roles, self.savers = [(born, role, label)], []
-        self.shape, self.dtype, self.ref = shape, dtype, None
+        self.used, self.ref = not existed, None
 
 
 class Applied:
@@ -110,6 +111,7 @@ class Ledger:
     is workspace. What the ledger itself takes is measured and left out."""
 
     def __init__(self, device):
+        self.device = device
         self.meter = _Host() if device.type == "cpu" else _Device(device)
         self.backend = backend_for(device)
         self.lock = threading.RLock()  # a death may be told inside of any allocation, our own too
@@ -163,18 +165,19 @@ class Ledger:
 
     def see(self, array, role, label, existed=False) -> Piece | None:
         """The piece of an array, written down when it is new; None for another device's."""
-        if not isinstance(array, self.backend.ndarray):
+        if not isinstance(array, self.backend.ndarray) or self.device.index not in (None, device_of(array).index):
             return None
         root, size = root_of(array)
         piece = self.pieces.get(id(root))
         if piece is None:
-            piece = Piece(size, self.now, role, label, existed, array.shape, array.dtype)
+            piece = Piece(size, self.now, role, label, existed)
             try:
                 piece.ref = _Ref(root, self._gone, id(root), piece)
             except TypeError:  # bytes and the like, which NumPy was given: they are taken to stay
                 piece.ref = root
             self.pieces[id(root)] = piece
             self.all.append(piece)
+        piece.used |= not existed
         return piece
 
     def becomes(self, array, role, label) -> Piece | None:

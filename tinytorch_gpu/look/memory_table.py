@@ -52,10 +52,20 @@ class _Sums:
     """Bytes of each owner at each event."""
 
     def __init__(self, ledger):
-        self.ledger, self.end = ledger, len(ledger.levels)
+        self.end = len(ledger.levels)
         self.steps = {name: [0] * (self.end + 1) for name in OWNERS}
         pool = not ledger.meter.counts_objects
-        self.pieces = [(p, segments(p, self.end)) for p in ledger.all]
+        self.pieces = [(p, segments(p, self.end)) for p in ledger.all if p.used or _old(p)]
+        others = [0] * (self.end + 1)  # what was there before and nothing here has to do with
+        for p in ledger.all:
+            if not p.used and not _old(p):
+                others[p.born] += p.bytes + (-p.bytes % BLOCK if pool else 0)
+                if p.died is not None:
+                    others[p.died + 1] -= p.bytes + (-p.bytes % BLOCK if pool else 0)
+        self.told = [stage != "" for stage, _ in ledger.labels]  # not a death, which falls in the midst of operators
+        self.others = list(accumulate(others))[:self.end]
+        self.levels = [n - o for n, o in zip(ledger.levels, self.others)]
+        self.peaks = [n - o for n, o in zip(ledger.peaks, self.others)]
         for piece, parts in self.pieces:
             for a, b, role, _ in parts:
                 self.add(role, a, b, piece.bytes)
@@ -72,38 +82,41 @@ class _Sums:
         self.steps[name][b] -= size
 
     def at(self, t):
-        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak."""
-        ledger = self.ledger
+        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak.
+
+        What is nobody's here and was not there at the event before, nor at the one after, is workspace: an operand that
+        is widened, a result that the operator is about to return.
+        """
         found = {name: line[t] for name, line in self.lines.items()}
         nobodys = self.nobodys(t)
-        making = 0
-        if not ledger.labels[t][0]:  # a death, in the midst of an operator: what that has made has no owner yet
-            told = next((u for u in range(t - 1, -1, -1) if ledger.labels[u][0]), None)
-            making = 0 if told is None else max(0, nobodys - max(0, self.nobodys(told)))
-        found["workspace"] = ledger.peaks[t] - ledger.levels[t] + making
+        before = next((u for u in range(t - 1, -1, -1) if self.told[u]), 0)
+        after = next((u for u in range(t + 1, self.end) if self.told[u]), self.end - 1)
+        making = max(0, nobodys - max(0, self.nobodys(before), self.nobodys(after)))
+        found["workspace"] = self.peaks[t] - self.levels[t] + making
         found["unknown"] = nobodys - making
         return found
 
     def nobodys(self, t):
         """What the meter saw beside all owners."""
-        return self.ledger.levels[t] - sum([line[t] for line in self.lines.values()])
+        return self.levels[t] - sum([line[t] for line in self.lines.values()])
 
 
 def tabulate(watcher) -> dict:
     """The data of `look.memory`, without what is held at the end."""
     ledger = watcher.ledger
     sums = _Sums(ledger)
-    peak = max(range(sums.end), key=lambda t: ledger.peaks[t])
+    peak = max(range(sums.end), key=lambda t: sums.peaks[t])
     saving = max(range(sums.end), key=lambda t: (sums.lines["saved"][t], t))
     rows = _rows(ledger, sums, peak)
     named = sum(r["bytes"] for r in rows if r["owner"] != "unknown")
     forward = forward_only(ledger, sums)
-    training = ledger.peaks[peak]
-    objects = not ledger.meter.counts_objects
+    training = sums.peaks[peak]
+    pool = not ledger.meter.counts_objects
     return {
         "view": "memory", "source": ledger.meter.source,
         "peak": {"bytes": training, "event": peak, **_when(ledger, peak), "named": named,
-                 "slack": ledger.slacks[peak] if objects else None, "rows": rows},
+                 "others": sums.others[peak],
+                 "slack": ledger.slacks[peak] if pool else None, "rows": rows},
         "records": {"nodes": sum(not a.existed for a in ledger.applied),
                     "bytes": sum(a.records for a in ledger.applied if not a.existed)},
         "forward_only": forward,
@@ -247,8 +260,8 @@ def _timeline(ledger, sums) -> list[dict]:
     rows = []
     size = max(1, -(-sums.end // COLUMNS))
     for start in range(0, sums.end, size):
-        t = max(range(start, min(start + size, sums.end)), key=lambda t: ledger.peaks[t])
+        t = max(range(start, min(start + size, sums.end)), key=lambda t: sums.peaks[t])
         owners = sums.at(t)
-        rows.append({"event": t, **_when(ledger, t), "bytes": ledger.peaks[t],
+        rows.append({"event": t, **_when(ledger, t), "bytes": sums.peaks[t],
                      "owners": {k: v for k, v in owners.items() if v}})
     return rows

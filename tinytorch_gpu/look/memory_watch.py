@@ -41,11 +41,15 @@ class Watcher(_Recorder):
         self._fresh: list[AccumulateGrad] = []  # leaves that are about to get a gradient
         self._freeing: list[Applied] = []
         self._meeting: dict[tuple, list] = {}  # (id of a node, output) -> [gradients sent there, piece of their sum]
-        self._unborn: list[Piece] = []  # sums that the engine is about to make
+        self._unborn: list[tuple] = []  # (sum that the engine is about to make, what it takes the place of)
+        try:
+            self._existing(model)
+        except BaseException:
+            self.ledger.close()
+            raise
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
-        self._existing(model)
         self.ledger.start()
 
     def close(self):
@@ -84,22 +88,18 @@ class Watcher(_Recorder):
             if leaf.variable._grad is not None:
                 self.ledger.becomes(leaf.variable._grad._array, "gradients", self.name_of(leaf.variable))
         self._fresh.clear()
-        for piece in self._unborn:
-            piece.born, piece.roles = self.ledger.now, [(self.ledger.now, *piece.roles[0][1:])]
+        now = self.ledger.now
+        for piece, before in self._unborn:
+            piece.born, piece.roles = now, [(now, *piece.roles[0][1:])]
             self.ledger.all.append(piece)
+            if before is not None:
+                before.died = now - 1
         self._unborn.clear()
-        if self._freeing:
-            now = self.ledger.now
-            waiting = []
-            for applied in self._freeing:
-                node = applied.ref()
-                if node is None or applied.released is not None:
-                    continue
-                if kept_of(node) is None:
-                    applied.released = now
-                else:
-                    waiting.append(applied)  # retain_graph=True, or its backward is still running
-            self._freeing = waiting
+        for applied in self._freeing:  # its backward is through: freed, or kept by retain_graph=True for another one
+            node = applied.ref()
+            if node is not None and applied.released is None and kept_of(node) is None:
+                applied.released = now
+        self._freeing.clear()
 
     def name_of(self, tensor):
         """The dotted name of a parameter, its shape where it has none."""
@@ -109,8 +109,10 @@ class Watcher(_Recorder):
 
     def _existing(self, model):
         """Write down every tensor and graph that is alive, whoever made it."""
-        def see(array, role, label):
-            self.ledger.see(array, role, label, existed=True)
+        def see(array, role, label, used=True):
+            piece = self.ledger.see(array, role, label, existed=True)
+            if piece is not None:
+                piece.used |= used
 
         if model is not None:
             for t in model.parameters():
@@ -123,16 +125,17 @@ class Watcher(_Recorder):
                     see(p._array, "parameters", self.name_of(p))
             for array, name in self._state_of(optimizer):
                 see(array, "optimizer", name)
+        known = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]} | set(self.names)
         things = gc.get_objects()
         tensors = [t for t in things if isinstance(t, Tensor) and hasattr(t, "_array")]
         for t in tensors:
             if t._grad is not None:
-                see(t._grad._array, "gradients", self.name_of(t))
+                see(t._grad._array, "gradients", self.name_of(t), id(t) in known)
         for t in tensors:
-            if _is_parameter(t):  # of another model
-                see(t._array, "parameters", self.name_of(t))
+            if _is_parameter(t):  # of a model that was not given
+                see(t._array, "parameters", self.name_of(t), False)
             else:
-                see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before")
+                see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before", False)
         for node in things:
             if isinstance(node, Node) and node.__class__ is not AccumulateGrad and hasattr(node, "trace"):
                 self._old(node)  # others are in no graph
@@ -289,6 +292,9 @@ class Watcher(_Recorder):
     def _sends(self, name, applied, sent, arrived):
         def act():
             applied.run = self.passes
+            for g in arrived:  # a half type is widened for its rule
+                if g is not None:
+                    self.ledger.see(g._array, "flowing", f"arrives at {name}")
             node = applied.ref()
             for i, g in enumerate(sent):
                 if g is None:
@@ -297,8 +303,8 @@ class Watcher(_Recorder):
                 leaf = None
                 if edge is not None:
                     leaf = endpoint(edge)[0]
-                    self._sent(*endpoint(edge))
-                if leaf.__class__ is AccumulateGrad and leaf.shape == g.shape:
+                    self._sent(*endpoint(edge), g._array)
+                if leaf.__class__ is AccumulateGrad and leaf.shape == g.shape and leaf.dtype == g._array.dtype:
                     self.ledger.see(g._array, "gradients", self.name_of(leaf.variable))
                 else:
                     self.ledger.see(g._array, "flowing", f"sent by {name}")
@@ -306,15 +312,18 @@ class Watcher(_Recorder):
 
         self.event("backward", f"backward of {name}", act)
 
-    def _sent(self, node, output):
-        """A gradient goes to a node. The engine adds it to one that waits there; the sum is seen when the node runs."""
+    def _sent(self, node, output, array):
+        """A gradient goes to a node. The engine fits it to shape and dtype and adds it to one that waits there; what
+        comes of that is seen when the node runs."""
+        shape, dtype = (node.shape, node.dtype) if node.metas is None else node.metas[output]
         entry = self._meeting.setdefault((id(node), output), [0, None])
         entry[0] += 1
-        if entry[0] == 2:
-            shape, dtype = (node.shape, node.dtype) if node.metas is None else node.metas[output]
-            size = math.prod(shape) * (4 if dtype in HALF else dtype.itemsize)
-            entry[1] = Piece(size, 0, "flowing", f"sum for {node.name()}", False, shape, dtype)
-            self._unborn.append(entry[1])
+        fitted = entry[0] == 1 and (array.shape != shape or array.dtype != dtype)
+        if fitted or entry[0] == 2:
+            itemsize = 4 if dtype in HALF and not fitted else dtype.itemsize  # sums of half types are kept in float32
+            piece = Piece(math.prod(shape) * itemsize, 0, "flowing", f"{'cast' if fitted else 'sum'} for {node.name()}")
+            self._unborn.append((piece, entry[1]))
+            entry[1] = piece
 
     def _met(self, number):
         for key in [k for k in self._meeting if k[0] == number]:
