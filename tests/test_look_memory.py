@@ -487,3 +487,16 @@ def test_files(view, tmp_path):
     assert view.save(tmp_path / "m.txt").read_text(encoding="utf-8") == str(view) + "\n"
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
     assert view.save(tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_strangers_objects_are_not_asked_for_their_class():
+    class Deprecated:
+        @property
+        def __class__(self):
+            raise FutureWarning("asked for its class")
+
+    kept = [Deprecated() for _ in range(3)]
+    model = nn.Linear(3, 3)
+    with look.memory(model) as view:
+        model(tt.ones(2, 3)).sum().backward()
+    assert view.data and len(kept) == 3

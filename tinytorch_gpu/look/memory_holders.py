@@ -55,9 +55,9 @@ def chain_of(target, names, skip=()) -> list[str] | None:
             for owner in gc.get_referrers(thing):
                 if owner is level or owner is following or id(owner) in came or id(owner) in skipped:
                     continue
-                if isinstance(owner, types.FrameType) and owner.f_code.co_filename.startswith(_HERE):
+                if issubclass(type(owner), types.FrameType) and owner.f_code.co_filename.startswith(_HERE):
                     continue
-                if isinstance(owner, dict) and _is_module(owner):
+                if issubclass(type(owner), dict) and _is_module(owner):
                     key = next((k for k, v in owner.items() if v is thing), "?")
                     return _written(thing, came, f"`{key}` in the module {owner['__name__']}")
                 came[id(owner)] = (thing, _link(owner, thing))
@@ -84,21 +84,21 @@ def _written(thing, came, first):
 
 def _link(owner, thing) -> str:
     """How one object refers to another, in words."""
-    if isinstance(owner, dict):
+    if issubclass(type(owner), dict):
         key = next((k for k, v in owner.items() if v is thing), None)
         return f"[{key!r}]" if key is not None else "a dictionary"
-    if isinstance(owner, (list, tuple)):
+    if issubclass(type(owner), (list, tuple)):
         index = next((i for i, v in enumerate(owner) if v is thing), None)
         return f"{type(owner).__name__} [{index}]"
-    if isinstance(owner, Tensor):
+    if issubclass(type(owner), Tensor):
         what = next((n for n in ("_node", "_grad", "_array", "_view") if getattr(owner, n, None) is thing), "")
         what = {"_node": "grad_fn", "_grad": ".grad", "_array": "its memory", "_view": "its base"}.get(what, "")
         return f"Tensor {shape_of(owner.dtype.name, owner.shape)}{', ' + what if what else ''}"
-    if isinstance(owner, Node):
+    if issubclass(type(owner), Node):
         return f"{owner.name()}"
-    if isinstance(owner, types.CellType):
+    if issubclass(type(owner), types.CellType):
         return "a closure"
-    if isinstance(owner, types.FrameType):
+    if issubclass(type(owner), types.FrameType):
         return f"a call of {owner.f_code.co_name}()"
     return f"a {type(owner).__name__}"
 

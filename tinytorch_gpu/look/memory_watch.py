@@ -127,7 +127,8 @@ class Watcher(_Recorder):
                 see(array, "optimizer", name)
         known = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]} | set(self.names)
         things = gc.get_objects()
-        tensors = [t for t in things if isinstance(t, Tensor) and hasattr(t, "_array")]
+        # by its type: isinstance asks a stranger's object for its __class__, and some answer with a warning
+        tensors = [t for t in things if issubclass(type(t), Tensor) and hasattr(t, "_array")]
         for t in tensors:
             if t._grad is not None:
                 see(t._grad._array, "gradients", self.name_of(t), id(t) in known)
@@ -137,7 +138,7 @@ class Watcher(_Recorder):
             else:
                 see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before", False)
         for node in things:
-            if isinstance(node, Node) and node.__class__ is not AccumulateGrad and hasattr(node, "trace"):
+            if issubclass(type(node), Node) and node.__class__ is not AccumulateGrad and hasattr(node, "trace"):
                 self._old(node)  # others are in no graph
 
     def _old(self, node):
