@@ -14,8 +14,8 @@ import tinytorch_gpu as tt
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "look.md"
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.S)
 # sizes of Python's objects, of what else there is in the process, and moments that differ by little more
-VARIES = re.compile(r"^(?:graph records|workspace|unknown|beside it).*$|^largest workspaces$.*?^over time$.*?^$"
-                    r"|\([\d.]+ (?:B|KiB)\)", re.M | re.S)
+VARIES = re.compile(r"^(?:graph records|workspace|unknown|made before|free in pool).*$"
+                    r"|^largest workspaces$.*?^over time$.*?^$|\([\d.]+ (?:B|KiB)\)", re.M | re.S)
 
 
 def printed(programs):

@@ -13,6 +13,7 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.autograd import modes
+from tinytorch_gpu.backend.device import backend_for
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.optim import optimizer as optimizers
 from tinytorch_gpu.utils.checkpoint import checkpoint
@@ -500,3 +501,20 @@ def test_strangers_objects_are_not_asked_for_their_class():
     with look.memory(model) as view:
         model(tt.ones(2, 3)).sum().backward()
     assert view.data and len(kept) == 3
+
+
+def test_arrays_of_before_stand_beside_the_peak(device):
+    """Raw arrays of the user's that are in no tensor, on a device, where the pool counts them."""
+    if device.type == "cpu":
+        pytest.skip("tracemalloc begins with the block")
+    found = []
+    for size in (0, 1 << 20):
+        held = backend_for(device).xp.zeros(size, "uint8")
+        model, x = mlp()
+        with look.memory(model) as m:
+            step(model, None, x)
+        found.append((m.data["peak"]["others"], m.data["peak"]["bytes"], sums(m.data)["unknown"]))
+        del held, model, x
+    (before, peak, unknown), (others, with_it, again) = found
+    assert abs(others - before - (1 << 20)) < 1 << 14
+    assert abs(with_it - peak) < 1 << 14 and abs(again - unknown) < 1 << 14

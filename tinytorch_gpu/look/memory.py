@@ -148,8 +148,8 @@ class Memory(View):
                    Column("", keep=1), Column("largest", least=12, keep=1)], [
             *([r["title"], size_of(r["bytes"]), f"{r['bytes'] / peak['bytes']:.1%}",
                bar(paper, r["bytes"] / peak["bytes"], 12), _parts(r["parts"], parts)] for r in peak["rows"]),
-            *([["beside it: not used here", size_of(peak["others"]), "", "", "made before"]] if peak["others"] else []),
-            *([["beside it: free in pool", size_of(peak["slack"]), "", "", ""]] if peak["slack"] is not None else [])]
+            *([["made before", size_of(peak["others"]), "", "", "beside it: not used here"]] if peak["others"] else []),
+            *([["free in pool", size_of(peak["slack"]), "", "", "beside it"]] if peak["slack"] is not None else [])]
         if d["saved"]:
             yield (f"saved for backward at most: {size_of(d['saved_bytes'])}",
                    [Column("operator", least=6), Column("module", least=6), Column("bytes", right=True),
@@ -204,7 +204,9 @@ class Memory(View):
         return page.page("look.memory", "\n".join([*parts, "</main>"]))
 
     def _drawing(self) -> Drawing:
-        line, top = self.data["timeline"], max(self.data["peak"]["bytes"], 1)
+        line = self.data["timeline"]
+        # owners can be more than the meter saw, where an array of before that nobody owned has gone
+        top = max(1, self.data["peak"]["bytes"], *(sum(n for n in e["owners"].values() if n > 0) for e in line))
         wide = max(2.0, 900.0 / max(len(line), 1))
         high, left, above = 260.0, 20.0, 40.0
         shown = [name for name in OWNERS if any(e["owners"].get(name, 0) > 0 for e in line)]

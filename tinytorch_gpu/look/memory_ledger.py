@@ -1,6 +1,7 @@
 """Every piece of memory that was seen in a block: when it came, what it was for, when it went; and the meters."""
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
 import weakref
@@ -123,6 +124,7 @@ class Ledger:
         self.labels: list[tuple] = []  # (stage, what) of each event; ("", "") for a death
         self.own = 0  # bytes of the ledger
         self.base = 0  # bytes that were there before the meter began
+        self.strays = 0  # of a device: bytes of arrays from before that are in no tensor
         self._start = 0
 
     # events
@@ -138,6 +140,9 @@ class Ledger:
         if self.meter.counts_objects:
             self.base = sum(p.bytes for p in self.all)
             self._start = self.meter.read()[0]
+        else:
+            gc.collect()  # what garbage holds would be a stray, and be missing when it goes
+            self.strays = self._start = max(0, self.meter.read()[0] - sum(p.bytes for p in self.all))
         self.event("start", "start", lambda: None)
 
     def event(self, stage, what, act) -> None:

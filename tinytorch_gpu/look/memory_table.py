@@ -115,7 +115,7 @@ def tabulate(watcher) -> dict:
     return {
         "view": "memory", "source": ledger.meter.source,
         "peak": {"bytes": training, "event": peak, **_when(ledger, peak), "named": named,
-                 "others": sums.others[peak],
+                 "others": sums.others[peak] + ledger.strays,
                  "slack": ledger.slacks[peak] if pool else None, "rows": rows},
         "records": {"nodes": sum(not a.existed for a in ledger.applied),
                     "bytes": sum(a.records for a in ledger.applied if not a.existed)},
