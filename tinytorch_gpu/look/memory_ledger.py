@@ -1,13 +1,13 @@
-"""Every piece of memory that was seen in a block: when it came, what it was for, when it went; and the meters."""
+"""Every piece of memory that was seen in a block: when it came, what it was for, when it went."""
 from __future__ import annotations
 
 import gc
 import threading
-import tracemalloc
 import weakref
 from array import array as numbers
 
 from ..backend.device import backend_for, device_of
+from .measure import meter_of
 from .saved import root_of
 
 __all__ = ["Applied", "Ledger", "Piece"]
@@ -57,55 +57,6 @@ class _Ref(weakref.ref):
         super().__init__(value, callback)
 
 
-class _Host:
-    """Bytes of NumPy's arrays and of Python's objects, as tracemalloc counts them."""
-
-    source = "tracemalloc"
-    counts_objects = True
-
-    def __init__(self):
-        self.started = not tracemalloc.is_tracing()
-        if self.started:
-            tracemalloc.start()
-
-    def read(self):
-        return tracemalloc.get_traced_memory()
-
-    def reset(self):
-        tracemalloc.reset_peak()
-
-    def slack(self):
-        return 0
-
-    def close(self):
-        if self.started:
-            tracemalloc.stop()
-
-
-class _Device:
-    """Bytes of a device's arrays, as its pool counts them."""
-
-    source = "pool"
-    counts_objects = started = False
-
-    def __init__(self, device):
-        self._backend, self._index = backend_for(device), device.index
-
-    def read(self):
-        stats = self._backend.memory_stats(self._index)
-        return stats["current"], stats["peak"]
-
-    def reset(self):
-        self._backend.reset_peak(self._index)
-
-    def slack(self):
-        stats = self._backend.memory_stats(self._index)
-        return stats["held"] - stats["current"]
-
-    def close(self):
-        pass
-
-
 class Ledger:
     """Pieces, operators and events. An event is a reading of the meter: at an operator, at a node of the backward, at a
     step, and whenever a piece dies, so that between two events memory only comes, and what comes and goes between them
@@ -113,7 +64,7 @@ class Ledger:
 
     def __init__(self, device):
         self.device = device
-        self.meter = _Host() if device.type == "cpu" else _Device(device)
+        self.meter = meter_of(device)
         self.backend = backend_for(device)
         self.lock = threading.RLock()  # a death may be told inside of any allocation, our own too
         self.closed = False

@@ -1,0 +1,121 @@
+"""look.measure: bytes against counts by hand, synchronised times, nothing left on."""
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu.backend.device import backend_for
+from tinytorch_gpu.look import measure
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_bytes_of_temporaries_and_of_the_result(n, device):
+    """The worst moment holds n temporaries and the result, of 1 MiB each; the result alone is left."""
+    def run():
+        kept = [tt.ones(MIB // 4) for _ in range(n)]
+        result = tt.zeros(MIB // 4)
+        kept.clear()
+        return result
+
+    run()
+    use = measure.memory(run, device)
+    assert use.result.shape == (MIB // 4,)
+    assert (n + 1) * MIB <= use.peak < (n + 1) * MIB + 20_000
+    assert MIB <= use.held < MIB + 20_000
+    assert measure.peak(run, device)[1] == pytest.approx(use.peak, abs=5_000)
+
+
+def test_what_was_there_before_does_not_count(device):
+    before = tt.ones(4 * MIB)
+    _, high = measure.peak(lambda: before * 2, device)
+    assert 16 * MIB <= high < 16 * MIB + 50_000
+    _, high = measure.peak(lambda: None, device)
+    assert high < 5_000
+
+
+def test_garbage_is_gone_before(device):
+    gc.collect()
+    gc.disable()
+    try:
+        cycle = [tt.ones(MIB)]
+        cycle.append(cycle)
+        del cycle
+
+        def run():
+            gc.collect()
+            return tt.ones(MIB)
+
+        if device.type == "cpu":
+            tracemalloc.start()
+        use = measure.memory(run, str(device))
+        assert use.held >= 4 * MIB and use.peak >= 4 * MIB
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def test_tracemalloc_is_left_as_it_was():
+    assert not tracemalloc.is_tracing()
+    measure.peak(lambda: None, "cpu")
+    assert not tracemalloc.is_tracing()
+    with pytest.raises(KeyError):
+        measure.peak({}.popitem, "cpu")
+    assert not tracemalloc.is_tracing()
+    tracemalloc.start()
+    try:
+        big = bytearray(8 * MIB)
+        del big
+        assert measure.peak(lambda: bytearray(MIB), "cpu")[1] < 2 * MIB, "the peak of before is not its own"
+        assert tracemalloc.is_tracing()
+    finally:
+        tracemalloc.stop()
+
+
+def test_repeats_and_warm_calls(device, monkeypatch):
+    """The device is waited for before and after each timed call, and the result of one is gone before the next."""
+    seen = []
+
+    class Result:
+        def __del__(self):
+            seen.append("gone")
+
+    def run():
+        seen.append("run")
+        return Result()
+
+    backend = backend_for(device)
+    monkeypatch.setattr(backend, "synchronize", lambda index=None: seen.append("wait"))
+    found = measure.seconds(run, device, repeats=3, warm=2)
+    assert seen == ["run", "gone"] * 2 + ["wait", "run", "wait", "gone"] * 3
+    assert len(found) == 3 and all(t > 0 for t in found)
+    assert len(measure.seconds(run, device, repeats=1, warm=0)) == 1 and seen[-4:] == ["wait", "run", "wait", "gone"]
+
+
+def test_times_are_of_the_calls():
+    """Only what cannot be shorter is asserted."""
+    found = measure.seconds(lambda: time.sleep(0.01), "cpu", repeats=2, warm=0)
+    assert min(found) >= 0.009
+
+
+def test_spread():
+    assert measure.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0, "runs": 3}
+    with pytest.raises(ValueError, match=r"\[spread\] no times"):
+        measure.spread([])
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match=r"\[seconds\] expected a function without arguments, got int: write lambda"):
+        measure.seconds(3, "cpu")
+    with pytest.raises(TypeError, match=r"\[memory\] expected a function without arguments, got NoneType"):
+        measure.peak(None, "cpu")
+    for options in ({"repeats": 0}, {"repeats": 2.0}, {"repeats": True}, {"warm": -1}, {"warm": None}):
+        with pytest.raises(ValueError, match=rf"\[seconds\] {next(iter(options))} must be a whole number of at least"):
+            measure.seconds(lambda: None, "cpu", **options)
+    with pytest.raises(RuntimeError, match=r"\[device\] expected one of cpu, cuda, sim, got 'gpu'"):
+        measure.seconds(lambda: None, "gpu")
