@@ -1,11 +1,11 @@
-"""A picture of boxes, arrows and texts, written as SVG by itself and as PNG by matplotlib."""
+"""A picture of boxes, arrows, strokes, marks and texts, written as SVG by itself and as PNG by matplotlib."""
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["Drawing"]
+__all__ = ["BOXES", "STROKES", "TEXTS", "Drawing", "stack"]
 
 # kind of box -> (fill, line, corner radius, line width)
 BOXES = {
@@ -13,6 +13,7 @@ BOXES = {
     "module": ("#f4f1fa", "#8468b5", 6, 1.6), "module-open": ("none", "#8468b5", 6, 1),
     "repeat": ("#f4f1fa", "#8468b5", 6, 3), "repeat-open": ("none", "#8468b5", 6, 3),
     "bundle": ("#f6f6f6", "#888888", 6, 1.6), "bundle-open": ("none", "#888888", 6, 1),
+    "plot": ("#fcfcfd", "#e3e6ea", 0, 1),
 } | {"memory-" + owner: (color, color, 0, 0) for owner, color in {
     "parameters": "#4a72b8", "buffers": "#7fa3dc", "gradients": "#c0392b", "optimizer": "#8468b5", "saved": "#3f8f57",
     "inputs": "#2aa5a0", "flowing": "#e08a80", "tensors": "#d9a441", "records": "#7d6648", "workspace": "#9aa3ad",
@@ -21,9 +22,12 @@ BOXES = {
 TEXTS = {
     "title": ("#222222", 13, "bold"), "name": ("#222222", 12, "bold"), "shape": ("#555555", 11, "normal"),
     "forward": ("#1f5fbf", 11, "normal"), "backward": ("#c0392b", 11, "normal"), "edge": ("#c0392b", 10, "normal"),
+    "tick": ("#333333", 11, "normal"),
 }
 ANCHORS = {"start": "left", "middle": "center", "end": "right"}  # SVG's word and matplotlib's
 ARROWS = {"forward": ("#1f5fbf", ""), "backward": ("#c0392b", "4 3")}
+# kind of stroke or mark -> (colour, width, dashes); the series of charts add theirs
+STROKES = {"axis": ("#666666", 1.2, ""), "grid": ("#e3e6ea", 1, ""), "limit": ("#c0392b", 1.2, "6 4")}
 
 
 @dataclass
@@ -35,6 +39,8 @@ class Drawing:
     boxes: list[tuple] = field(default_factory=list)
     arrows: list[tuple] = field(default_factory=list)
     texts: list[tuple] = field(default_factory=list)
+    strokes: list[tuple] = field(default_factory=list)
+    marks: list[tuple] = field(default_factory=list)
 
     def box(self, x, y, width, height, kind, tip=""):
         """A rectangle of one of the kinds in BOXES."""
@@ -56,6 +62,25 @@ class Drawing:
         """A straight arrow."""
         third = ((x2 - x1) / 3, (y2 - y1) / 3)
         self.arrows.append(([(x1 + third[0] * k, y1 + third[1] * k) for k in range(4)], kind))
+
+    def stroke(self, points, kind):
+        """Straight lines through the points, of one of the kinds in STROKES."""
+        self.strokes.append((points, kind))
+
+    def mark(self, x, y, kind, tip=""):
+        """A dot in the colour of a stroke."""
+        self.marks.append((x, y, kind, tip))
+
+    def put(self, other, x, y):
+        """All of another picture, with its origin at (x, y)."""
+        def moved(points):
+            return [(px + x, py + y) for px, py in points]
+
+        self.boxes += [(bx + x, by + y, *rest) for bx, by, *rest in other.boxes]
+        self.arrows += [(moved(points), kind) for points, kind in other.arrows]
+        self.texts += [(tx + x, ty + y, *rest) for tx, ty, *rest in other.texts]
+        self.strokes += [(moved(points), kind) for points, kind in other.strokes]
+        self.marks += [(mx + x, my + y, *rest) for mx, my, *rest in other.marks]
 
     def text(self, x, y, text, kind, anchor="start"):
         """A line of text whose baseline is at y; `anchor` as in SVG."""
@@ -81,6 +106,14 @@ class Drawing:
             title = f"<title>{escape(_printable(tip))}</title>" if tip else ""
             out.append(f'<rect class={quoteattr(kind)} x="{bx:.1f}" y="{by:.1f}" width="{bw:.1f}" height="{bh:.1f}" '
                        f'rx="{radius}" fill="{fill}" stroke="{line}" stroke-width="{stroke}">{title}</rect>')
+        for points, kind in self.strokes:
+            color, wide, dashes = STROKES[kind]
+            dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+            out.append(f'<polyline points="{" ".join(f"{px:.1f},{py:.1f}" for px, py in points)}" fill="none" '
+                       f'stroke="{color}" stroke-width="{wide}" stroke-linejoin="round"{dashed}/>')
+        for mx, my, kind, tip in self.marks:
+            title = f"<title>{escape(_printable(tip))}</title>" if tip else ""
+            out.append(f'<circle cx="{mx:.1f}" cy="{my:.1f}" r="3.2" fill="{STROKES[kind][0]}">{title}</circle>')
         for (start, *rest), kind in self.arrows:
             color, dashes = ARROWS[kind]
             curves = " ".join(f"{p[0]:.1f},{p[1]:.1f}" for p in rest)
@@ -116,6 +149,11 @@ class Drawing:
             fill, line, radius, stroke = BOXES[kind]
             axes.add_patch(FancyBboxPatch((bx, by), bw, bh, boxstyle=f"round,pad=0,rounding_size={radius}",
                                           facecolor=fill, edgecolor=line, linewidth=stroke * 0.75))
+        for points, kind in self.strokes:
+            color, wide, dashes = STROKES[kind]
+            axes.plot(*zip(*points), color=color, linewidth=wide * 0.75, linestyle="--" if dashes else "-")
+        for mx, my, kind, _ in self.marks:
+            axes.plot([mx], [my], color=STROKES[kind][0], marker="o", markersize=4.8, markeredgewidth=0)
         for points, kind in self.arrows:
             color, dashes = ARROWS[kind]
             path = Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1))
@@ -133,3 +171,13 @@ class Drawing:
 def _printable(text) -> str:
     """Without the control characters that XML forbids."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def stack(*drawings: Drawing, gap: float = 18) -> Drawing:
+    """Pictures one below the other."""
+    whole = Drawing(max(d.width for d in drawings), 0)
+    for drawing in drawings:
+        whole.put(drawing, 0, whole.height)
+        whole.height += drawing.height + gap
+    whole.height -= gap
+    return whole

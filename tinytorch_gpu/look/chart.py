@@ -1,0 +1,267 @@
+"""Charts of the views: lines over two axes, and bars; as text for any stream, and as a Drawing for SVG and PNG."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .drawing import BOXES, STROKES, Drawing, stack
+from .terminal import Paper, columns, figure, size_of, wrap
+
+__all__ = ["Bars", "Chart", "Series", "stack"]
+
+COLORS = ("#1f5fbf", "#c0392b", "#3f8f57", "#8468b5", "#d98a1f", "#2aa5a0", "#7d6648", "#d4569c")
+SIGNS, ASCII_SIGNS = "●▲■◆○△□◇", "ox+*#@%&"
+FILLS, ASCII_FILLS = "█▓▒░", "#=-."
+WIDTH, HEIGHT = 560, 260  # pixels within the axes
+LEFT, TOP, BOTTOM = 84, 34, 46
+
+STROKES.update({f"series-{k}": (color, 1.8, "") for k, color in enumerate(COLORS)})
+STROKES.update({f"series-{k}-dashed": (color, 1.4, "5 4") for k, color in enumerate(COLORS)})
+BOXES.update({f"bar-{k}": (color, "none", 1, 0) for k, color in enumerate(COLORS)})
+
+
+@dataclass
+class Series:
+    """One line of a chart: points in the order of drawing, joined if `line`, dotted if `marks`.
+
+    A point whose x or y is None or not finite is left out, on a logarithmic axis one at or below zero too.
+    """
+
+    name: str
+    xs: Sequence[float | None]
+    ys: Sequence[float | None]
+    line: bool = True
+    marks: bool = True
+    dashed: bool = False
+
+
+class Axis:
+    """One direction of a chart: the range of its values, where a value lies in it (0 to 1), and ticks."""
+
+    def __init__(self, values, log):
+        self.log = log
+        low, high = min(values), max(values)
+        if log:
+            low, high = math.log10(low), math.log10(high)
+            if high - low < 1e-9:
+                low, high = low - 0.5, high + 0.5
+        else:
+            if low >= 0 and low < 0.4 * high:  # zero is shown where it is near
+                low = 0.0
+            if high <= low:
+                margin = abs(low) / 2 or 0.5
+                low, high = low - margin, high + margin
+        self.low, self.high = low, high
+
+    def share(self, value) -> float:
+        value = math.log10(value) if self.log else value
+        return (value - self.low) / (self.high - self.low)
+
+    def value(self, share) -> float:
+        value = self.low + share * (self.high - self.low)
+        return 10 ** value if self.log else value
+
+    def ticks(self, about: int, binary: bool) -> list[float]:
+        """Round values within the range, about as many as asked for; powers of two times 1024 to a power if binary."""
+        low, high = self.value(0.0), self.value(1.0)
+        if self.log and high / low >= 8:
+            base = 2.0 if binary else 10.0
+            first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
+            if not binary and last - first < 3:
+                return [m * 10.0 ** k for k in range(first - 1, last + 1) for m in (1, 2, 5)
+                        if low * 0.999 <= m * 10.0 ** k <= high * 1.001]
+            each = max(1, math.ceil((last - first) / about))
+            return [base ** k for k in range(first, last + 1, each)]
+        rough = (high - low) / about
+        if binary:
+            step = 2.0 ** math.ceil(math.log2(rough) - 1e-9)
+        else:
+            unit = 10.0 ** math.floor(math.log10(rough))
+            step = next((m * unit for m in (1, 2, 5) if m * unit >= rough * 0.999), 10 * unit)
+        first = math.ceil(low / step - 1e-9)
+        return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+class Chart:
+    """Lines over two axes. `x_text`, `y_text` write a value; axes named `x` and `y`, logarithmic if asked."""
+
+    def __init__(self, title: str, x: str, y: str, series: Sequence[Series], log_x=False, log_y=False,
+                 x_text: Callable = figure, y_text: Callable = figure):
+        self.title, self.x, self.y, self.series = title, x, y, list(series)
+        self.log_x, self.log_y, self.x_text, self.y_text = log_x, log_y, x_text, y_text
+        self.points = [self._shown(s) for s in self.series]
+        everything = [p for points in self.points for p in points]
+        self.across = Axis([p[0] for p in everything], log_x) if everything else None
+        self.up = Axis([p[1] for p in everything], log_y) if everything else None
+
+    def _shown(self, series) -> list[tuple[float, float]]:
+        def there(value, log):
+            return value is not None and math.isfinite(value) and (value > 0 or not log)
+
+        return [(float(x), float(y)) for x, y in zip(series.xs, series.ys, strict=True)
+                if there(x, self.log_x) and there(y, self.log_y)]
+
+    def _axes(self) -> str:
+        def named(name, log):
+            return name + (", log scale" if log else "")
+
+        return f"{named(self.y, self.log_y)} over {named(self.x, self.log_x)}"
+
+    # text
+
+    def lines(self, paper: Paper, rows: int = 12) -> list[str]:
+        """The chart in `rows` lines of cells between its axes, and what is around them."""
+        if self.across is None:
+            return wrap(paper, f"{self.title}: nothing to draw")
+        fancy = paper.shows(SIGNS)
+        signs = SIGNS if fancy else ASCII_SIGNS
+        labels = [self.y_text(self.up.value(1 - (r + 0.5) / rows)) if r % 3 == 0 or r == rows - 1 else ""
+                  for r in range(rows)]
+        left = min(max(map(columns, labels)), paper.width // 3)
+        wide = max(4, min(paper.width - left - 2, 96))
+        grid = [[" "] * wide for _ in range(rows)]
+        for k, (series, points) in enumerate(zip(self.series, self.points)):
+            self._draw(grid, points, signs[k % len(signs)], paper.dot, series)
+        out = wrap(paper, f"{self.title}: {self._axes()}")
+        if len(self.series) > 1:
+            out += wrap(paper, "  ".join(f"{signs[k % len(signs)]} {s.name}" for k, s in enumerate(self.series)), "  ")
+        out += [f"{paper.cut(label, left, right=True)} {paper.v}{''.join(row)}".rstrip()
+                for label, row in zip(labels, grid)]
+        out.append(" " * (left + 1) + paper.bl + paper.h * wide)
+        first, last = self.x_text(self.across.value(0.0)), self.x_text(self.across.value(1.0))
+        middle = self.x_text(self.across.value(0.5))
+        gap = wide - columns(first) - columns(middle) - columns(last)
+        ends = f"{first}{' ' * (gap // 2)}{middle}{' ' * (gap - gap // 2)}{last}" if gap > 8 else f"{first} to {last}"
+        out.append(paper.cut(" " * (left + 2) + ends, paper.width).rstrip())
+        return out
+
+    def _draw(self, grid, points, sign, dot, series):
+        rows, wide = len(grid), len(grid[0])
+        cells = [(min(wide - 1, int(self.across.share(x) * wide)), min(rows - 1, int((1 - self.up.share(y)) * rows)))
+                 for x, y in points]
+        if series.line:
+            for (x0, y0), (x1, y1) in zip(cells, cells[1:]):
+                far = max(abs(x1 - x0), abs(y1 - y0))
+                for k in range(1, far):
+                    x, y = round(x0 + (x1 - x0) * k / far), round(y0 + (y1 - y0) * k / far)
+                    if grid[y][x] == " ":
+                        grid[y][x] = dot if series.marks else sign
+        for x, y in cells:
+            grid[y][x] = sign
+
+    # picture
+
+    def drawing(self) -> Drawing:
+        """The chart with axes, grid and legend."""
+        names = [s.name for s in self.series] if len(self.series) > 1 else []
+        right = LEFT + WIDTH
+        legend = max([len(n) for n in names], default=0) * 6.8 + 44 if names else 24
+        picture = Drawing(max(right + legend, len(self.title) * 8.9 + 24), TOP + HEIGHT + BOTTOM)
+        picture.text(10, 18, self.title, "title")
+        if self.across is None:
+            picture.text(LEFT, TOP + 24, "nothing to draw", "shape")
+            return picture
+        picture.boxes.append((LEFT, TOP, WIDTH, HEIGHT, "plot", ""))
+
+        def at(x, y):
+            return LEFT + self.across.share(x) * WIDTH, TOP + (1 - self.up.share(y)) * HEIGHT
+
+        for y in self.up.ticks(6, self.y_text is size_of):
+            height = at(self.across.value(0.0), y)[1]
+            picture.stroke([(LEFT, height), (right, height)], "grid")
+            picture.text(LEFT - 7, height + 4, self.y_text(y), "tick", "end")
+        for x in self.across.ticks(7, self.x_text is size_of):
+            place = at(x, self.up.value(0.0))[0]
+            picture.stroke([(place, TOP), (place, TOP + HEIGHT)], "grid")
+            picture.text(place, TOP + HEIGHT + 15, self.x_text(x), "tick", "middle")
+        picture.stroke([(LEFT, TOP), (LEFT, TOP + HEIGHT), (right, TOP + HEIGHT)], "axis")
+        picture.text(LEFT + WIDTH / 2, TOP + HEIGHT + 34, self._axes(), "shape", "middle")
+        for k, (series, points) in enumerate(zip(self.series, self.points)):
+            color = f"series-{k % len(COLORS)}"
+            places = [at(*p) for p in points]
+            if series.line and len(places) > 1:
+                picture.stroke(places, color + ("-dashed" if series.dashed else ""))
+            if series.marks or len(places) == 1:
+                for (x, y), (mx, my) in zip(points, places):
+                    picture.mark(mx, my, color, f"{series.name}: {self.x_text(x)}, {self.y_text(y)}")
+            if names:
+                y = TOP + 12 + 18 * k
+                picture.stroke([(right + 12, y), (right + 30, y)], color + ("-dashed" if series.dashed else ""))
+                picture.text(right + 36, y + 4, series.name, "tick")
+        picture.height = max(picture.height, TOP + 18 * len(names) + 12)
+        return picture
+
+
+class Bars:
+    """Horizontal bars from zero, one in each row: (label, value, note), or (label, [(part, value), ...], note) for a
+    bar of parts. Values are None (no bar: the note says why) or at least 0; `text` writes them."""
+
+    def __init__(self, title: str, rows: Sequence[tuple], text: Callable = figure):
+        self.title, self.text = title, text
+        self.rows = [(label, [("", value)] if not isinstance(value, (list, tuple)) else list(value), note)
+                     for label, value, note in rows]
+        self.parts = list(dict.fromkeys(name for _, parts, _ in self.rows for name, _ in parts if name))
+        for label, parts, _ in self.rows:
+            if any(v is not None and (v < 0 or not math.isfinite(v)) for _, v in parts):
+                raise ValueError(f"[Bars] the values of {label!r} must be finite and at least 0, got {parts}")
+        self.most = max([_total(parts) or 0.0 for _, parts, _ in self.rows], default=0.0)
+
+    def _words(self, parts, note) -> str:
+        total = _total(parts)
+        return "  ".join(w for w in ("" if total is None else self.text(total), note) if w)
+
+    def lines(self, paper: Paper) -> list[str]:
+        """One line for each bar: its label, the bar, the value, the note."""
+        if not self.rows:
+            return wrap(paper, f"{self.title}: nothing to draw")
+        fills = FILLS if paper.shows(FILLS) else ASCII_FILLS
+        out = wrap(paper, self.title)
+        if self.parts:
+            out += wrap(paper, "  ".join(f"{fills[k % len(fills)]} {name}" for k, name in enumerate(self.parts)), "  ")
+        left = min(max(columns(paper.clean(label)) for label, _, _ in self.rows), paper.width // 3)
+        words = [self._words(parts, note) for _, parts, note in self.rows]
+        right = min(max(columns(paper.clean(w)) for w in words), paper.width // 2 - 4)
+        wide = paper.width - left - right - 4
+        for (label, parts, _), word in zip(self.rows, words):
+            strip, sum_ = "", 0.0
+            for name, value in parts:
+                sum_ += value or 0.0
+                sign = fills[self.parts.index(name) % len(fills)] if name else fills[0]
+                strip += sign * (round(sum_ / self.most * wide) - len(strip) if self.most else 0)
+            out.append(f"{paper.cut(label, left)}  {strip}{' ' * (wide - len(strip))}  "
+                       f"{paper.cut(word, right)}".rstrip())
+        return out
+
+    def drawing(self) -> Drawing:
+        """The bars with labels, values and a legend of the parts."""
+        left = max([len(label) for label, _, _ in self.rows], default=4) * 6.8 + 24
+        right = max([len(self._words(parts, note)) for _, parts, note in self.rows], default=0) * 6.8 + 24
+        legend = sum(len(name) * 6.8 + 34 for name in self.parts)
+        picture = Drawing(max(left + WIDTH + right, len(self.title) * 8.9 + 24, left + legend), TOP)
+        picture.text(10, 18, self.title, "title")
+        if self.parts:
+            x = left
+            for k, name in enumerate(self.parts):
+                picture.box(x, picture.height - 4, 12, 12, f"bar-{k % len(COLORS)}")
+                picture.text(x + 17, picture.height + 6, name, "tick")
+                x += len(name) * 6.8 + 34
+            picture.height += 20
+        for label, parts, note in self.rows:
+            y, x = picture.height, left
+            picture.text(left - 8, y + 14, label, "tick", "end")
+            for name, value in parts:
+                long = (value or 0.0) / self.most * WIDTH if self.most else 0.0
+                if long > 0:
+                    color = self.parts.index(name) % len(COLORS) if name else 0
+                    picture.box(x, y + 2, long, 16, f"bar-{color}", f"{label} {name}: {self.text(value)}")
+                x += long
+            picture.text(x + 8, y + 14, self._words(parts, note), "tick")
+            picture.height += 24
+        picture.height += 10
+        return picture
+
+
+def _total(parts) -> float | None:
+    found = [value for _, value in parts if value is not None]
+    return sum(found) if found else None
