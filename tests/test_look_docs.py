@@ -1,21 +1,38 @@
-"""The programs of docs/look.md run and print what stands under them. Run as a program it writes them anew."""
+"""The programs of the pages about look run and print what stands under them. Run as a program it writes them anew.
+
+    python tests/test_look_docs.py                   every page
+    python tests/test_look_docs.py docs/look/plan.md one page
+
+Under a program stands ```text, whose figures hold to 2%, or ```text measured, where only the words are compared: times
+and what follows from them differ from machine to machine.
+"""
 from __future__ import annotations
 
 import contextlib
 import io
 import linecache
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import tinytorch_gpu as tt
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "look.md"
-BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.S)
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text( measured)?\n(.*?)```\n)?", re.S)
+NUMBER = re.compile(r"\d+\.\d+(?:e[+-]\d+)?")
 # sizes of Python's objects, of what else there is in the process, and moments that differ by little more
 VARIES = re.compile(r"^(?:graph records|workspace|unknown|made before|free in pool).*$"
                     r"|^largest workspaces$.*?^over time$.*?^$|\([\d.]+ (?:B|KiB)\)", re.M | re.S)
+MEASURED = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"  # a number, with its unit
+                      r"(?: ?(?:ns|us|µs|ms|s|min|h|B|KiB|MiB|GiB|TiB|[kMGT]?FLOP(?:/s|s)?|[kMGT]?B/s)\b)?")
+DRAWN = re.compile(r"[─━═█▓▒░●▲■◆○△□◇·#=.+*|│┼┌┐└┘├┤┬┴-]+")  # bars and rules, as long as a figure's width
+
+
+def pages():
+    return [page for page in [DOCS / "look.md", *sorted((DOCS / "look").glob("*.md")), DOCS / "autograd.md"]
+            if page.is_file()]
 
 
 def printed(programs):
@@ -29,33 +46,56 @@ def printed(programs):
         yield out.getvalue()
 
 
-def test_programs_print_what_is_shown(device):
+def words(text):
+    """`text` without figures, bars and the spaces that align them."""
+    return DRAWN.sub(" ", MEASURED.sub("#", text)).split()
+
+
+@contextlib.contextmanager
+def on_the_cpu():
     before = tt.get_default_device()
     tt.set_default_device("cpu")  # whose figures are shown
     try:
-        found = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-        assert len(found) > 4
-        number = re.compile(r"\d+\.\d+(?:e[+-]\d+)?")
-        for got, (_, shown) in zip(printed([program for program, _ in found]), found, strict=True):
-            got, shown = VARIES.sub("", got), VARIES.sub("", shown)
-            assert number.sub("#", got) == number.sub("#", shown)
-            # another BLAS rounds otherwise
-            assert [float(n) for n in number.findall(got)] == pytest.approx([float(n) for n in number.findall(shown)],
-                                                                            rel=2e-2)
+        yield
     finally:
         tt.set_default_device(before)
         linecache.cache.pop("example.py", None)
 
 
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_programs_print_what_is_shown(page, device):
+    if device.type != "cpu":
+        pytest.skip("the pages show the CPU's figures, which the run on the CPU compares")
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    assert any(shown for _, _, shown in found), f"{page.name} shows nothing"
+    with on_the_cpu():
+        for got, (program, measured, shown) in zip(printed([f[0] for f in found]), found, strict=True):
+            got, shown = VARIES.sub("", got), VARIES.sub("", shown)
+            if measured:
+                assert words(got) == words(shown), program
+                continue
+            assert NUMBER.sub("#", got) == NUMBER.sub("#", shown)
+            # another BLAS rounds otherwise
+            assert [float(n) for n in NUMBER.findall(got)] == pytest.approx([float(n) for n in NUMBER.findall(shown)],
+                                                                            rel=2e-2)
+
+
+def test_measured_blocks_are_compared_by_their_words():
+    assert words("Linear  12.5 ms  1.5x █████") == words("Linear  3 us   0.2x ██")
+    assert words("Linear  12.5 ms") != words("ReLU  12.5 ms")
+
+
 def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    out = printed([m[1] for m in BLOCK.finditer(text)])
+    for page in [Path(p) for p in sys.argv[1:]] or pages():
+        text = page.read_text(encoding="utf-8")
+        with on_the_cpu():
+            out = printed([m[1] for m in BLOCK.finditer(text)])
 
-    def renewed(m):
-        shown = next(out)
-        return f"```python\n{m[1]}```\n" + (f"\n```text\n{shown}```\n" if shown else "")
+            def renewed(m, out=out):
+                shown = next(out)
+                return f"```python\n{m[1]}```\n" + (f"\n```text{m[2] or ''}\n{shown}```\n" if shown else "")
 
-    PAGE.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
+            page.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
 
 
 if __name__ == "__main__":
