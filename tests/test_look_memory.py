@@ -518,3 +518,29 @@ def test_arrays_of_before_stand_beside_the_peak(device):
     (before, peak, unknown), (others, with_it, again) = found
     assert abs(others - before - (1 << 20)) < 1 << 14
     assert abs(with_it - peak) < 1 << 14 and abs(again - unknown) < 1 << 14
+
+
+def test_blocks_are_taken_again_pooled_and_fresh(device, monkeypatch):
+    model, x = mlp()
+    taken = []
+    backend = backend_for(device)
+    real = type(backend).fresh
+
+    def fresh(self, nbytes, index=None):
+        taken.append(nbytes)
+        return real(self, nbytes, index)
+
+    monkeypatch.setattr(type(backend), "fresh", fresh)
+    with look.memory(model, allocation=True) as m:
+        model(x)
+    found = m.data["allocation"]
+    # outputs of the five layers; 512 rows of float32
+    sizes = sorted((512 * n * 4 for n in (512, 512, 512, 512, 128)), reverse=True)
+    assert taken[:5] == sizes and set(taken[5:found["blocks"]]) <= {s for s in taken if s < sizes[-1]}
+    assert found["bytes"] == sum(taken[:found["blocks"]]) and len(taken) % found["blocks"] == 0
+    assert found["pooled"] > 0 and found["fresh"] > 0
+    assert "taken and given back one by one: pooled" in " ".join(str(m).split())
+    assert m.page().count("taken and given back") == 1
+    with look.memory(model) as plain:
+        model(x)
+    assert plain.data["allocation"] is None and "taken and given back" not in str(plain)

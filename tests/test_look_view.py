@@ -16,7 +16,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
-from tinytorch_gpu.look.terminal import Column, Paper, bar, count_of, figure, shape_of, size_of, table, wrap
+from tinytorch_gpu.look.terminal import Column, Paper, bar, count_of, figure, shape_of, size_of, table, time_of, wrap
 
 
 class Deep(nn.Module):
@@ -366,3 +366,8 @@ def test_the_page_in_a_browser(view, tmp_path):
     assert seen["hits"] == sum(n["name"] == "Tanh" for n in nodes) == 4 and seen["said"] == "4 found"
     assert "test_look_view.py" in seen["facts"] and "gradient" in seen["facts"] and "saved" in seen["facts"]
     assert seen["zoom"].startswith("scale(")
+
+
+def test_times_in_their_unit():
+    assert [time_of(t) for t in (None, 0.0, 2.5e-8, 1.234e-5, 0.9999e-3, 0.0123, 59.96, 1234.5)] == [
+        "", "0 ns", "25 ns", "12.3 us", "1 ms", "12.3 ms", "60 s", "1,234 s"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import mmap
 import os
 import threading
 from dataclasses import dataclass
@@ -139,6 +140,10 @@ class Backend:
 
     def empty_cache(self) -> None:
         """Give cached blocks back."""
+
+    def fresh(self, nbytes: int, index=None):
+        """A block of memory that comes from the system or the driver and goes back there with the object."""
+        return mmap.mmap(-1, nbytes)
 
 
 class _Cpu(Backend):

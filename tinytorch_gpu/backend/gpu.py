@@ -137,6 +137,10 @@ class Cuda(_Device):
         cuda.runtime.memcpyAsync(pinned.ptr, array.data.ptr, 8, cuda.runtime.memcpyDeviceToHost, stream.ptr)
         return lambda: int(np.frombuffer(pinned, np.int64, 1)[0])
 
+    def fresh(self, nbytes, index=None):
+        with self.xp.cuda.Device(index):
+            return self.xp.cuda.Memory(nbytes)
+
     def pool(self):
         """The pool behind CuPy's current allocator; CuPy's default pool where a program has set something else."""
         found = getattr(self.xp.cuda.get_allocator(), "__self__", None)

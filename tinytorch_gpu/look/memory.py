@@ -12,10 +12,11 @@ from . import page
 from .collect import short_file
 from .drawing import Drawing
 from .memory_holders import held
+from .memory_pool import allocation as again
 from .memory_table import OWNERS, tabulate
 from .memory_watch import Watcher
 from .recorder import record
-from .terminal import Column, Paper, bar, count_of, size_of, table, wrap
+from .terminal import Column, Paper, bar, count_of, figure, size_of, table, time_of, wrap
 from .view import View
 
 __all__ = ["Memory", "memory"]
@@ -25,7 +26,7 @@ ROWS = 12  # of a table in the text
 LARGEST = 10  # owners that an out-of-memory error names
 
 
-def memory(model=None, optimizer=None, device=None) -> Memory:
+def memory(model=None, optimizer=None, device=None, allocation=False) -> Memory:
     """A block whose memory is written down: every byte at the peak by owner, over time, and what holds it at the end.
 
         with look.memory(model, optimizer) as m:
@@ -36,7 +37,8 @@ def memory(model=None, optimizer=None, device=None) -> Memory:
 
     `model` (a Module) names parameters and buffers, `optimizer` its state before its first step in the block; `device`
     is the model's unless given, else the default one. On the CPU tracemalloc counts: it is started for the block, or,
-    where it runs already, its peak is reset over and over. On a device its pool counts.
+    where it runs already, its peak is reset over and over. On a device its pool counts. `allocation` times, after the
+    block, its largest blocks of memory taken again from the pool and fresh from the system.
 
     Raises: TypeError for another model or optimizer, RuntimeError inside look.record() or another look.memory().
     """
@@ -47,14 +49,15 @@ def memory(model=None, optimizer=None, device=None) -> Memory:
     if device is None:
         first = next(iter(model.parameters()), None) if model is not None else None
         device = first.device if first is not None else None
-    return Memory(model, optimizer, resolve(device))
+    return Memory(model, optimizer, resolve(device), allocation)
 
 
 class Memory(View):
     """The context manager and view of `look.memory`; its figures are there when the block has ended."""
 
-    def __init__(self, model, optimizer, device):
+    def __init__(self, model, optimizer, device, allocation):
         self._given = (model, optimizer, device)
+        self._allocation = allocation
         self._watcher: Watcher | None = None
 
     def __enter__(self):
@@ -88,6 +91,9 @@ class Memory(View):
                            "told apart")
         data = tabulate(watcher)
         data["held"] = held(watcher.ledger)
+        data["allocation"] = None
+        if self._allocation:
+            data["allocation"] = again(watcher.device, [p.bytes for p in watcher.ledger.all if not p.existed])
         self.data = {"view": "memory", "device": str(watcher.device), **data, "missing": missing}
         if isinstance(error, OutOfMemoryError):
             error.add_note("\n".join(self._out_of_memory(Paper())))
@@ -122,6 +128,7 @@ class Memory(View):
         d = self.data
         lines = wrap(paper, self._title())
         lines += wrap(paper, self._ratio()) if d["ratio"] else []
+        lines += wrap(paper, self._again()) if d["allocation"] else []
         for title, head, rows in self._tables(paper):
             body, _ = table(paper, head, rows)
             lines += ["", *([paper.strong(t) for t in wrap(paper, title)] if title else []), *body]
@@ -140,6 +147,13 @@ class Memory(View):
         forward = self.data["forward_only"]
         return (f"training / forward only: {self.data['ratio']:.2f}; forward only {size_of(forward['bytes'])}, "
                 "computed from the record (each value until its last use)")
+
+    def _again(self) -> str:
+        a = self.data["allocation"]
+        where = " (host memory: nothing of a GPU's)" if self.data["device"].startswith("sim") else ""
+        return (f"{count_of(a['blocks'], 'block')} of {size_of(a['bytes'])} taken and given back one by one: pooled "
+                f"{time_of(a['pooled'])}, fresh from the system {time_of(a['fresh'])}, "
+                f"{figure(a['fresh'] / a['pooled'])} times that{where}")
 
     def _tables(self, paper, limit=ROWS, parts=PARTS):
         d = self.data
@@ -196,6 +210,8 @@ class Memory(View):
         parts = [f"<header><h1>{html.escape(self._title())}</h1>"]
         if self.data["ratio"]:
             parts.append(f'<span class="soft">{html.escape(self._ratio())}</span>')
+        if self.data["allocation"]:
+            parts.append(f'<div class="soft">{html.escape(self._again())}</div>')
         parts += ["</header>", "<main>", self.to_svg()]
         for title, head, rows in self._tables(Paper(), 2000, 20):
             parts += [f"<h2>{html.escape(title)}</h2>",

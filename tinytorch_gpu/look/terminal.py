@@ -6,7 +6,8 @@ import shutil
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["Column", "Paper", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table", "wrap"]
+__all__ = ["Column", "Paper", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table", "time_of",
+           "wrap"]
 
 _BOX = dict(h="─", v="│", tl="┌", tr="┐", bl="└", br="┘", left="├", right="┤", top="┬", bottom="┴", cross="┼", down="↓",
             up="↑", to="→", by="←", times="×", more="…", norm="‖", full="█", dot="·", d="∂")
@@ -171,6 +172,16 @@ def size_of(n) -> str:
             return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.3g} {unit}"
         n /= 1024
     return f"{n:.4g} TiB"
+
+
+def time_of(seconds) -> str:
+    """Seconds, in ns, us, ms or s; "" for None."""
+    if seconds is None:
+        return ""
+    for unit, size in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
+        if abs(seconds) < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s" if abs(seconds) < 999.5 else f"{seconds:,.0f} s"
 
 
 def compact(dtype: str) -> str:
