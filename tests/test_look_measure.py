@@ -31,6 +31,22 @@ def test_bytes_of_temporaries_and_of_the_result(n, device):
     assert measure.peak(run, device)[1] == pytest.approx(use.peak, abs=5_000)
 
 
+def test_bytes_in_arrays_are_exact(device, rng):
+    """Python objects are in `held` only; on a device every array takes whole blocks of 512 bytes."""
+    sizes = [int(n) for n in rng.integers(1, 3000, 20)]
+    expected = sum(8 * n if device.type == "cpu" else -(-8 * n // 512) * 512 for n in sizes)
+    for traced in (False, True):
+        if traced:
+            tracemalloc.start()
+        try:
+            use = measure.memory(lambda: [tt.zeros(n, dtype=tt.float64) for n in sizes], device, arrays=True)
+        finally:
+            tracemalloc.stop()
+        assert use.arrays == expected <= use.held
+        del use
+    assert measure.memory(lambda: None, device).arrays is None
+
+
 def test_what_was_there_before_does_not_count(device):
     before = tt.ones(4 * MIB)
     _, high = measure.peak(lambda: before * 2, device)
@@ -92,9 +108,17 @@ def test_repeats_and_warm_calls(device, monkeypatch):
     backend = backend_for(device)
     monkeypatch.setattr(backend, "synchronize", lambda index=None: seen.append("wait"))
     found = measure.seconds(run, device, repeats=3, warm=2)
-    assert seen == ["run", "gone"] * 2 + ["wait", "run", "wait", "gone"] * 3
+    assert seen == ["wait", "run", "wait", "gone"] * 5
     assert len(found) == 3 and all(t > 0 for t in found)
     assert len(measure.seconds(run, device, repeats=1, warm=0)) == 1 and seen[-4:] == ["wait", "run", "wait", "gone"]
+
+
+def test_what_is_prepared_is_not_timed(device, monkeypatch):
+    seen = []
+    monkeypatch.setattr(backend_for(device), "synchronize", lambda index=None: seen.append("wait"))
+    measure.seconds(seen.append, device, repeats=2, warm=1, prepare=lambda: seen.append("prepare") or len(seen))
+    assert [s for s in seen if s != "wait"] == ["prepare", 1, "prepare", 5, "prepare", 9]
+    assert seen[:4] == ["prepare", "wait", 1, "wait"]
 
 
 def test_times_are_of_the_calls():
@@ -117,5 +141,7 @@ def test_bad_arguments():
     for options in ({"repeats": 0}, {"repeats": 2.0}, {"repeats": True}, {"warm": -1}, {"warm": None}):
         with pytest.raises(ValueError, match=rf"\[seconds\] {next(iter(options))} must be a whole number of at least"):
             measure.seconds(lambda: None, "cpu", **options)
+    with pytest.raises(TypeError, match=r"\[seconds\] prepare must be a function without arguments, got int"):
+        measure.seconds(lambda x: x, "cpu", prepare=3)
     with pytest.raises(RuntimeError, match=r"\[device\] expected one of cpu, cuda, sim, got 'gpu'"):
         measure.seconds(lambda: None, "gpu")

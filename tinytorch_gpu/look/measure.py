@@ -7,36 +7,42 @@ import time
 import tracemalloc
 from typing import NamedTuple
 
+import numpy as np
+
 from ..backend.device import backend_for
 from ..backend.device import device as Device
 
 __all__ = ["HostMeter", "PoolMeter", "Use", "memory", "meter_of", "peak", "seconds", "spread"]
 
 
-def seconds(run, device, repeats: int = 5, warm: int = 1) -> list[float]:
+def seconds(run, device, repeats: int = 5, warm: int = 1, prepare=None) -> list[float]:
     """Seconds of each of `repeats` calls of `run()`, after `warm` calls that do not count.
 
-    Each begins on an idle device and ends when the device is idle again. What a call returns is dropped after its time
-    was taken. Garbage is collected once before the first. Whatever else the machine does is in there: look at
+    Each begins on an idle device and ends when the device is idle again. `prepare()`, where it is given, is called
+    before each, outside of its time, and `run` gets what it returns. What a call returns is dropped after its time was
+    taken. Garbage is collected once before the first that counts. Whatever else the machine does is in there: look at
     `spread`. While tracemalloc traces, a call's Python takes longer.
 
     Raises: TypeError for what cannot be called, ValueError for no repeat or fewer than no warm ones.
     """
     backend, index = _place("seconds", run, device)
+    if prepare is not None and not callable(prepare):
+        raise TypeError(f"[seconds] prepare must be a function without arguments, got {type(prepare).__name__}")
     for name, value, least in (("repeats", repeats, 1), ("warm", warm, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"[seconds] {name} must be a whole number of at least {least}, got {value!r}")
-    for _ in range(warm):
-        run()
-    gc.collect()
-    found = []
-    for _ in range(repeats):
+    found: list[float] = []
+    for k in range(warm + repeats):
+        if k == warm:
+            gc.collect()
+        given = () if prepare is None else (prepare(),)
         backend.synchronize(index)
         begin = time.perf_counter()
-        result = run()
+        result = run(*given)
         backend.synchronize(index)
-        found.append(time.perf_counter() - begin)
-        del result
+        if k >= warm:
+            found.append(time.perf_counter() - begin)
+        del result, given
     return found
 
 
@@ -48,15 +54,18 @@ def spread(found) -> dict:
 
 
 class Use(NamedTuple):
-    """Bytes of one call, above what there was when it began: at the worst moment, and while its result is there."""
+    """Bytes of one call, above what there was when it began: at the worst moment, and while its result is there.
+    `arrays`: what of `held` lies in arrays, where it was asked for."""
 
     result: object
     peak: int
     held: int
+    arrays: int | None = None
 
 
-def memory(run, device) -> Use:
-    """The result of `run()` and the bytes it took at the worst moment, and those still there when it returned.
+def memory(run, device, arrays: bool = False) -> Use:
+    """The result of `run()` and the bytes it took at the worst moment, and those still there when it returned; with
+    `arrays`, how many of these are in arrays, which takes a look at each piece of memory that tracemalloc knows.
 
     On the CPU as tracemalloc counts them, arrays and Python objects; it is started for the call, or, where it runs
     already, its peak is reset. On a device as the pool counts them, whose peak is reset: blocks of 512 bytes, the slack
@@ -70,14 +79,16 @@ def memory(run, device) -> Use:
     backend.synchronize(index)
     meter = meter_of(Device(device))
     try:
+        before = meter.arrays() if arrays else 0
         meter.reset()
         start = meter.read()[0]
         result = run()
         backend.synchronize(index)
         current, high = meter.read()
+        there = meter.arrays() - before if arrays else None
     finally:
         meter.close()
-    return Use(result, max(0, high - start), current - start)
+    return Use(result, max(0, high - start), current - start, there)
 
 
 def peak(run, device) -> tuple:
@@ -119,6 +130,11 @@ class HostMeter:
     def reset(self) -> None:
         tracemalloc.reset_peak()
 
+    def arrays(self) -> int:
+        """Bytes that are in arrays now."""
+        chosen = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+        return sum(t.size for t in tracemalloc.take_snapshot().filter_traces([chosen]).traces)
+
     def slack(self) -> int:
         return 0
 
@@ -142,6 +158,10 @@ class PoolMeter:
 
     def reset(self) -> None:
         self._backend.reset_peak(self._index)
+
+    def arrays(self) -> int:
+        """Bytes that are in arrays now: all."""
+        return self.read()[0]
 
     def slack(self) -> int:
         stats = self._backend.memory_stats(self._index)
