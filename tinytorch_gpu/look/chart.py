@@ -92,8 +92,9 @@ class Chart:
         self.log_x, self.log_y, self.x_text, self.y_text = log_x, log_y, x_text, y_text
         self.points = [self._shown(s) for s in self.series]
         everything = [p for points in self.points for p in points]
-        self.across = Axis([p[0] for p in everything], log_x) if everything else None
-        self.up = Axis([p[1] for p in everything], log_y) if everything else None
+        self.empty = not everything
+        self.across = Axis([p[0] for p in everything] or [1.0], log_x)
+        self.up = Axis([p[1] for p in everything] or [1.0], log_y)
 
     def _shown(self, series) -> list[tuple[float, float]]:
         def there(value, log):
@@ -112,7 +113,7 @@ class Chart:
 
     def lines(self, paper: Paper, rows: int = 12) -> list[str]:
         """The chart in `rows` lines of cells between its axes, and what is around them."""
-        if self.across is None:
+        if self.empty:
             return wrap(paper, f"{self.title}: nothing to draw")
         fancy = paper.shows(SIGNS)
         signs = SIGNS if fancy else ASCII_SIGNS
@@ -159,7 +160,7 @@ class Chart:
         legend = max([len(n) for n in names], default=0) * 6.8 + 44 if names else 24
         picture = Drawing(max(right + legend, len(self.title) * 8.9 + 24), TOP + HEIGHT + BOTTOM)
         picture.text(10, 18, self.title, "title")
-        if self.across is None:
+        if self.empty:
             picture.text(LEFT, TOP + 24, "nothing to draw", "shape")
             return picture
         picture.boxes.append((LEFT, TOP, WIDTH, HEIGHT, "plot", ""))
