@@ -14,11 +14,13 @@ from .gradients import Gradients, gradients
 from .graph import Graph, graph
 from .memory import Memory, memory
 from .nan import Nan, nan
+from .precision import Precision, precision
 from .recorder import record
+from .tensor import TensorView, tensor
 from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Memory", "Nan", "Trace", "View", "explain", "gradients", "graph", "memory",
-    "nan", "record", "trace",
+    "Explanation", "Gradients", "Graph", "Memory", "Nan", "Precision", "TensorView", "Trace", "View", "explain",
+    "gradients", "graph", "memory", "nan", "precision", "record", "tensor", "trace",
 ]

@@ -16,7 +16,8 @@ __all__ = ["WAYS", "Way", "measured"]
 
 
 class Way:
-    """One precision: its name; the dtype of autocast, None for float32; whether the weights themselves are in it."""
+    """One precision: its name; the dtype of autocast, None for float32; whether the weights of two dimensions and more
+    are in it themselves."""
 
     def __init__(self, name, dtype=None, weights=False):
         self.name, self.dtype, self.weights = name, dtype, weights
@@ -26,8 +27,8 @@ WAYS = (
     Way("float32"),
     Way("float16 autocast", dtypes.float16),
     Way("bfloat16 autocast", dtypes.bfloat16),
-    Way("float16 weights, float32 master", dtypes.float16, weights=True),
-    Way("bfloat16 weights, float32 master", dtypes.bfloat16, weights=True),
+    Way("float16 weights", dtypes.float16, weights=True),
+    Way("bfloat16 weights", dtypes.bfloat16, weights=True),
 )
 
 
@@ -47,7 +48,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["master_weights"] = True
             for p in (*run.model.parameters(), *self.parameters):
-                if p.dtype is dtypes.float32:
+                if p.dtype is dtypes.float32 and p.ndim > 1:  # vectors weigh little, and norms want theirs in float32
                     p.data = p.detach().to(way.dtype)
 
     def clear(self) -> None:
@@ -57,15 +58,16 @@ class Trainer:
             t.grad = None
 
     def loss(self) -> Tensor:
-        with enable_grad(), self.cast():
+        with dtypes.quiet(), enable_grad(), self.cast():
             return self.run()
 
     def step(self) -> Tensor:
         """One train step; the loss before it, without its graph."""
         self.clear()
         loss = self.loss()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
+        with dtypes.quiet():  # an overflow is the scaler's matter
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
 
