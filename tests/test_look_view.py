@@ -16,7 +16,20 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
-from tinytorch_gpu.look.terminal import Column, Paper, bar, count_of, figure, shape_of, size_of, table, time_of, wrap
+from tinytorch_gpu.look.terminal import (
+    Column,
+    Paper,
+    bar,
+    count_of,
+    figure,
+    shape_of,
+    size_of,
+    table,
+    tables,
+    time_of,
+    with_notes,
+    wrap,
+)
 
 
 class Deep(nn.Module):
@@ -148,6 +161,22 @@ def test_wide_characters_take_two_columns():
 def test_wrapping():
     assert wrap(Paper(width=20), "aaaa bbbb cccc dddd eeee", "  ") == ["aaaa bbbb cccc dddd", "  eeee"]
     assert wrap(Paper(width=20), "x" * 45) == ["x" * 20, "x" * 20, "x" * 5]
+
+
+def test_the_end_of_a_text():
+    paper = Paper(width=20)
+    assert with_notes(paper, []) == []
+    assert with_notes(paper, ["one two three four five"]) == ["", "· one two three four", "  five"]
+    assert with_notes(Paper(Stream("ascii"), 40), [], ["far", "near"])[1:] == [". not shown in 40 columns: far, near"]
+
+
+def test_several_tables_tell_what_is_left_out():
+    head = [Column("n", least=8), Column("far", keep=1), Column("near", keep=2)]
+    several = [(head, [[str(k), "x" * 12, "y" * 12] for k in range(5)]), (head, [["a", "x" * 30, ""]])]
+    lines, hidden = tables(Paper(width=24), several, 3)
+    assert lines[:3] == ["", "n  far", "─" * 15] and lines[3] == "0  " + "x" * 12
+    assert lines[6] == "and 2 more, in data and .html" and lines[7] == ""
+    assert hidden == ["near", "far"] and tables(Paper(), [], 3) == ([], [])
 
 
 def test_figures():

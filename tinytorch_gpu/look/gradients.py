@@ -10,7 +10,7 @@ from . import page
 from .gradients_heat import heat_lines, heat_picture
 from .gradients_rule import LEAST, middle, verdict
 from .gradients_watch import Watch
-from .terminal import Column, Paper, count_of, figure, shape_of, table, wrap
+from .terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
 from .view import View
 
 __all__ = ["Gradients", "gradients"]
@@ -99,24 +99,13 @@ class Gradients(View):
         lines = []
         for k, sentence in enumerate(self._sentences(d)):
             lines += wrap(paper, sentence, "" if k == 0 else "  ")
-        hidden: list[str] = []
-        for head, rows in self._tables(d, paper):
-            body, left_out = table(paper, head, rows[:SHOWN])
-            lines += ["", *body]
-            hidden += [t for t in reversed(left_out) if t not in hidden]
-            if len(rows) > SHOWN:
-                lines.append(f"and {len(rows) - SHOWN:,} more, in data and .html")
+        body, hidden = tables(paper, self._tables(d, paper), SHOWN)
+        lines += body
         if d["steps"] > 1:
             for title, names, rows in self._maps(d):
                 picture = heat_lines(paper, title, names[:SHOWN], rows[:SHOWN])
                 lines += ["", *picture] if picture else []
-        notes = list(d["missing"])
-        if hidden:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(hidden)}")
-        lines += [""] if notes else []
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, d["missing"], hidden)
 
     def _sentences(self, d) -> list[str]:
         counts = f"{count_of(len(d['parameters']), 'parameter')} in {count_of(len(d['layers']), 'layer')}"

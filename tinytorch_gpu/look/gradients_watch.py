@@ -15,7 +15,7 @@ from ..optim.optimizer import register_optimizer_step_post_hook, register_optimi
 from ..tensor import Tensor
 from .recorder import unhook
 
-__all__ = ["FIGURES", "Layer", "Watch", "figures"]
+__all__ = ["FIGURES", "Layer", "Watch", "figures", "norm_of", "read"]
 
 FIGURES = ("norm", "zeros", "nan", "inf")
 
@@ -82,7 +82,7 @@ class Watch:
 
     def _arrived(self, i, index, grads) -> None:
         if grads[index] is not None:
-            self._signals.setdefault(i, []).append(_norm(grads[index]._array))
+            self._signals.setdefault(i, []).append(norm_of(grads[index]._array))
 
     def _relu(self, name, module, args, output) -> None:
         if not output.ndim:
@@ -145,11 +145,11 @@ class Watch:
                 row["parameters"][id(p)] = None
                 continue
             names.append(id(p))
-            update = None if before is None else _norm(_minus(p._array, before))
-            waiting.append([*found, _norm(p._array if before is None else before), update])
+            update = None if before is None else norm_of(_minus(p._array, before))
+            waiting.append([*found, norm_of(p._array if before is None else before), update])
         signals, self._signals = self._signals, {}
         keys = list(signals)
-        values = _read([v for figs in waiting for v in figs] + [v for k in keys for v in signals[k]])
+        values = read([v for figs in waiting for v in figs] + [v for k in keys for v in signals[k]])
         for pid, figs in zip(names, waiting):
             taken = [next(values) for _ in figs]
             row["parameters"][pid] = {
@@ -187,7 +187,7 @@ def _magnitudes(array):
     return x.astype(np.float64)
 
 
-def _norm(array):
+def norm_of(array):
     """The Euclidean norm as a 0-d float64 array; neither squares nor sums leave the range."""
     xp = backend_of(array).xp
     if array.size == 0:
@@ -203,10 +203,10 @@ def figures(array) -> list:
     """FIGURES of an array as 0-d arrays: the norm, and how many elements are zero, NaN and infinite."""
     xp = backend_of(array).xp
     x = wide(array)
-    return [_norm(array), (x == 0).sum(), xp.isnan(x).sum(), xp.isinf(x).sum()]
+    return [norm_of(array), (x == 0).sum(), xp.isnan(x).sum(), xp.isinf(x).sum()]
 
 
-def _read(values):
+def read(values):
     """An iterator over Python floats, in one copy for each kind of array; None stays."""
     found: list = [None] * len(values)
     kinds: dict[type, list[int]] = {}

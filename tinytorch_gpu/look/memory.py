@@ -16,7 +16,7 @@ from .memory_pool import allocation as again
 from .memory_table import OWNERS, tabulate
 from .memory_watch import Watcher
 from .recorder import record
-from .terminal import Column, Paper, bar, count_of, figure, size_of, table, time_of, wrap
+from .terminal import Column, Paper, bar, count_of, figure, size_of, table, time_of, with_notes, wrap
 from .view import View
 
 __all__ = ["Memory", "memory"]
@@ -132,11 +132,7 @@ class Memory(View):
         for title, head, rows in self._tables(paper):
             body, _ = table(paper, head, rows)
             lines += ["", *([paper.strong(t) for t in wrap(paper, title)] if title else []), *body]
-        notes = [*self._held(), *d["missing"]]
-        lines += [""] if notes else []
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, [*self._held(), *d["missing"]])
 
     def _title(self) -> str:
         d = self.data

@@ -8,7 +8,7 @@ from .collect import short_file
 from .drawing import Drawing
 from .nan_watch import Origins
 from .recorder import record
-from .terminal import Column, Paper, count_of, figure, shape_of, table, wrap
+from .terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
 from .view import View
 
 __all__ = ["Nan", "nan"]
@@ -103,20 +103,8 @@ class Nan(View):
         lines: list[str] = []
         for sentence in self._sentences(d):
             lines += wrap(paper, sentence, "    ")
-        hidden: list[str] = []
-        for head, rows in self._tables(d):
-            body, left_out = table(paper, head, rows[:SHOWN])
-            lines += ["", *body]
-            hidden += [t for t in reversed(left_out) if t not in hidden]
-            if len(rows) > SHOWN:
-                lines.append(f"and {len(rows) - SHOWN:,} more, in data and .html")
-        notes = list(d["missing"])
-        if hidden:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(hidden)}")
-        lines += [""] if notes else []
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        body, hidden = tables(paper, self._tables(d), SHOWN)
+        return lines + body + with_notes(paper, d["missing"], hidden)
 
     def _sentences(self, d) -> list[str]:
         first = d["first"]

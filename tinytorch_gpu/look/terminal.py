@@ -6,8 +6,8 @@ import shutil
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["Column", "Paper", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table", "time_of",
-           "wrap"]
+__all__ = ["Column", "Paper", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table", "tables",
+           "time_of", "with_notes", "wrap"]
 
 _BOX = dict(h="─", v="│", tl="┌", tr="┐", bl="└", br="┘", left="├", right="┤", top="┬", bottom="┴", cross="┼", down="↓",
             up="↑", to="→", by="←", times="×", more="…", norm="‖", full="█", dot="·", d="∂")
@@ -124,6 +124,30 @@ def table(paper: Paper, head: list[Column], rows: list[list[str]]) -> tuple[list
                      + paper.h * widths[i] for n, i in enumerate(shown))]
     lines += [_row(paper, head, shown, widths, row) for row in rows]
     return lines, left_out
+
+
+def tables(paper: Paper, several, shown: int) -> tuple[list[str], list[str]]:
+    """(lines of tables one below the other, titles of the columns that were left out). `several` yields (head, rows);
+    of each the first `shown` rows are written, and how many more there are."""
+    lines: list[str] = []
+    hidden: list[str] = []
+    for head, rows in several:
+        body, left_out = table(paper, head, rows[:shown])
+        lines += ["", *body]
+        hidden += [t for t in reversed(left_out) if t not in hidden]
+        if len(rows) > shown:
+            lines.append(f"and {len(rows) - shown:,} more, in data and .html")
+    return lines, hidden
+
+
+def with_notes(paper: Paper, notes, hidden=()) -> list[str]:
+    """The end of a text: an empty line and what there is to note, the columns that were left out among it; [] for
+    nothing."""
+    notes = [*notes, *([f"not shown in {paper.width} columns: {', '.join(hidden)}"] if hidden else [])]
+    lines = [""] if notes else []
+    for note in notes:
+        lines += wrap(paper, f"{paper.dot} {note}", "  ")
+    return lines
 
 
 def _gap(column, n) -> int:

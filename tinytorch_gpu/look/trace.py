@@ -11,7 +11,7 @@ from .flow import flow
 from .graph import Graph
 from .rule import ATOM, expression, rule_of
 from .sample import fill, sample
-from .terminal import Column, Paper, count_of, figure, shape_of, table, wrap
+from .terminal import Column, Paper, count_of, figure, shape_of, table, with_notes, wrap
 from .view import View
 
 __all__ = ["Trace", "trace"]
@@ -181,11 +181,7 @@ class Trace(View):
         for head, rows in self._tables(paper):
             body, _ = table(paper, head, rows)
             lines += ["", *body]
-        if self.data["missing"]:
-            lines.append("")
-        for note in self.data["missing"]:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, self.data["missing"])
 
     def _title(self) -> str:
         first = self.data["steps"][0]
