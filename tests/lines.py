@@ -21,7 +21,8 @@ def floor_of(path: Path) -> int:
         "_version": 0, "backend": 0, "tensor": 1, "ops": 2,
         "nn": 3, "optim": 3, "kernel": 3, "utils": 3, "io": 3, "container": 3, "cuda": 3, "linalg": 3, "testing": 3,
         "random": 3, "amp": 3, "numpy": 3, "special": 3, "interop": 3, "types": 3, "look": 4,
-        "cli": 5, "environment": 5, "kernel_commands": 5, "examples": 5, "compat": 5, "__main__": 5, "__init__": 5,
+        "cli": 5, "environment": 5, "kernel_commands": 5, "look_commands": 5, "examples": 5, "compat": 5, "__main__": 5,
+        "__init__": 5,
     }[first]
 
 

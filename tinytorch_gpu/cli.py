@@ -1,4 +1,4 @@
-"""The command `tinytorch-gpu`: `env`, `train gpt`, `train digits`, `kernels`, `kernel check`, `kernel bench`."""
+"""The command `tinytorch-gpu`: `env`, `train gpt`, `train digits`, `look VIEW`, `kernels`, `kernel check|bench`."""
 from __future__ import annotations
 
 import argparse
@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 
-from . import kernel_commands
+from . import kernel_commands, look_commands
 from ._version import __version__
 
 PROGRAMS = {
@@ -19,7 +19,7 @@ EXPECTED = (ArithmeticError, ImportError, LookupError, MemoryError, NotImplement
             TypeError, ValueError)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command=None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tinytorch-gpu", allow_abbrev=False,
         description="PyTorch-style automatic differentiation on a GPU through CuPy, and on NumPy without one.",
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in PROGRAMS.items():
         # the program reads its own options, --help included
         programs.add_parser(name, help=text, add_help=False)
+    look_commands.add(commands, views=command == "look")
     kernel_commands.add(commands)
     return parser
 
@@ -41,13 +42,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(argv) -> int:
     if argv[:1] == ["train"] and argv[1:2] and argv[1] in PROGRAMS:
         return importlib.import_module(f".examples.{argv[1]}", __package__).main(argv[2:]) or 0
-    parser = _parser()
+    parser = _parser(*argv[:1])
     given = parser.parse_args(argv)
     status = 0
     if given.command == "env":
         from .environment import report
 
         print(report())
+    elif given.command == "look":
+        status = look_commands.run(given)
     elif given.command in ("kernels", "kernel"):
         status = kernel_commands.run(given)
     else:

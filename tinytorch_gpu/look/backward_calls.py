@@ -1,0 +1,79 @@
+"""Which tensors backward() and autograd.grad() begin from, told before and after, while somebody listens."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..autograd import engine
+
+__all__ = ["BackwardCalls"]
+
+
+class _Calls(threading.local):
+    """Of this thread: the call that is about to run, and how many are running, one inside the other."""
+
+    def __init__(self):
+        self.waiting: tuple | None = None
+        self.running = 0
+
+
+class BackwardCalls:
+    """Inside `with`, `before(tensors, what)` and `after(tensors, what)` around each backward pass of any thread.
+
+    `what` is "backward" or "grad". A pass inside another one, as of a checkpoint that computes again, is not told.
+    `after` is not called for a pass that raised. The engine is put back when the last block ends.
+    """
+
+    _lock = threading.Lock()
+    _listeners: tuple[BackwardCalls, ...] = ()
+    _calls = _Calls()
+    _originals: tuple = ()
+
+    def __init__(self, before: Callable | None = None, after: Callable | None = None):
+        self.before, self.after = before, after
+
+    def __enter__(self):
+        with BackwardCalls._lock:
+            if not BackwardCalls._listeners:
+                BackwardCalls._originals = (engine._roots, engine.run)
+                engine._roots, engine.run = _roots, _run
+            BackwardCalls._listeners += (self,)
+        return self
+
+    def __exit__(self, *exc):
+        with BackwardCalls._lock:
+            BackwardCalls._listeners = tuple(x for x in BackwardCalls._listeners if x is not self)
+            if not BackwardCalls._listeners:
+                engine._roots, engine.run = BackwardCalls._originals
+            BackwardCalls._calls.waiting = None  # of a call that raised before its pass
+
+
+def _roots(outputs, gradients, create_graph, what):
+    roots = BackwardCalls._originals[0](outputs, gradients, create_graph, what)
+    calls = BackwardCalls._calls
+    if not calls.running:
+        calls.waiting = (outputs, what)
+    return roots
+
+
+def _run(roots, create_graph, keep_graph, targets=None):
+    calls = BackwardCalls._calls
+    call, calls.waiting = calls.waiting, None
+    told = call if calls.running == 0 else None
+    calls.running += 1  # a pass that a listener runs is not told either
+    try:
+        if told is not None:
+            _tell("before", *told)
+        captured = BackwardCalls._originals[1](roots, create_graph, keep_graph, targets)
+        if told is not None:
+            _tell("after", *told)
+    finally:
+        calls.running -= 1
+    return captured
+
+
+def _tell(when, tensors, what):
+    for listener in BackwardCalls._listeners:
+        function = getattr(listener, when)
+        if function is not None:
+            function(tensors, what)

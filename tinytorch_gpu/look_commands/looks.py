@@ -1,0 +1,155 @@
+"""What each view of `look` is told while a program runs, and the view that comes out."""
+from __future__ import annotations
+
+from .. import look
+from ..look.view import View
+from ..nn import Module
+from ..optim import Optimizer
+from ..tensor import Tensor
+
+__all__ = ["LOOKS", "Look"]
+
+
+class Look:
+    """A view of a running program. `steps`: the training steps that it sees by default, None for to the end.
+
+    `begin` and `end` stand around these; where the model is not known at the beginning (None), `found` names it when
+    its first module is called. `before` and `after` stand around the backward pass that is looked at.
+    """
+
+    about = ""
+    kind: type[View]
+    steps: tuple[int, int | None] = (1, 1)
+    needs = ""  # "loss", "model": what it cannot do without
+
+    def __init__(self, given):
+        self.given = given
+        self.view: View | None = None
+
+    @staticmethod
+    def options(parser) -> None:
+        """Options of this view alone."""
+
+    def begin(self, model: Module | None, optimizers: list[Optimizer]) -> None: ...
+
+    def found(self, model: Module, optimizers: list[Optimizer]) -> None: ...
+
+    def before(self, tensors: tuple[Tensor, ...], names: dict[str, Tensor]) -> None: ...
+
+    def after(self, tensors: tuple[Tensor, ...], names: dict[str, Tensor]) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def leaves(names):
+    """The names that a graph's leaves can have."""
+    return {name: t for name, t in names.items() if t.requires_grad and t.grad_fn is None}
+
+
+class Recorded(Look):
+    """Inside look.record()."""
+
+    needs = "loss"
+
+    _record: look.record | None = None
+
+    def begin(self, model, optimizers):
+        self._record = look.record()
+        self._record.__enter__()
+
+    def end(self):
+        if self._record is not None:
+            record, self._record = self._record, None
+            record.__exit__(None, None, None)
+
+
+class Graph(Recorded):
+    about = "the graph of a backward pass: operators, shapes, saved bytes, lines, values and gradients"
+    kind = look.Graph
+
+    @staticmethod
+    def options(parser):
+        parser.add_argument("--unfold", action="append", default=[], metavar="NAME",
+                            help="show a module (layers.3), a class (Block) or a repeat whole; `all` shows everything")
+
+    def after(self, tensors, names):
+        unfold = True if "all" in self.given.unfold else tuple(self.given.unfold)
+        self.view = look.graph(list(tensors), leaves(names), unfold)
+
+
+class Trace(Recorded):
+    about = "the chain rule of a backward pass, step by step, with numbers"
+    kind = look.Trace
+
+    def before(self, tensors, names):
+        if len(tensors) > 1:
+            raise ValueError(f"[look] this backward pass begins from {len(tensors)} tensors, trace shows one: choose "
+                             "another with --step and --backward")
+        self.end()  # whose hooks would be taken for the program's
+        self.view = look.trace(tensors[0], leaves(names))
+
+
+class Block(Look):
+    """A context of look that is its own view."""
+
+    context = None
+
+    def open(self, context):
+        self.context = context
+        context.__enter__()
+
+    def end(self):
+        if self.context is not None:
+            self.view, self.context = self.context, None
+            self.view.__exit__(None, None, None)
+
+
+class Memory(Block):
+    about = "every byte of training steps by owner, over time and at the peak, and what holds it"
+    kind = look.Memory
+    steps = (1, 2)  # the first one makes the optimizer's state, the second has all of it
+
+    def begin(self, model, optimizers):
+        if model is None:
+            self.open(look.memory())
+        else:
+            self.found(model, optimizers)
+
+    def found(self, model, optimizers):
+        self.end()  # what was begun without names; nothing of the model has run yet
+        own = {id(p) for p in model.parameters()}
+        fitting = [o for o in optimizers if any(id(p) in own for group in o.param_groups for p in group["params"])]
+        self.open(look.memory(model, fitting[0] if fitting else None))
+
+
+class Gradients(Block):
+    about = "norms of gradients and updates over the training steps, dead units, vanishing, exploding"
+    kind = look.Gradients
+    steps = (1, None)
+    needs = "model"
+
+    @staticmethod
+    def options(parser):
+        parser.add_argument("--threshold", type=float, default=1e3, metavar="TIMES",
+                            help="how many times the norm must fall or grow from the last layer to the first (1000)")
+
+    def begin(self, model, optimizers):
+        if model is not None:
+            self.found(model, optimizers)
+
+    def found(self, model, optimizers):
+        self.open(look.gradients(model, threshold=self.given.threshold))
+
+
+class Nan(Block):
+    about = "the first operator, forward or backward, that makes NaN or an infinity; --stop ends the program there"
+    kind = look.Nan
+    steps = (1, None)
+
+    def begin(self, model, optimizers):
+        self.open(look.nan(stop=self.given.stop))
+
+
+LOOKS: dict[str, type[Look]] = {
+    "graph": Graph, "trace": Trace, "memory": Memory, "gradients": Gradients, "nan": Nan,
+}

@@ -1,0 +1,93 @@
+"""A user's program run as Python would run it: as __main__, with its own arguments, its folder first on the path."""
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import importlib.machinery
+import io
+import os
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+__all__ = ["EXAMPLES", "Enough", "Program"]
+
+EXAMPLES = ("gpt", "digits")
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Enough(BaseException):
+    """What was asked for has been seen. Not an Exception: a program that catches those ends too."""
+
+
+class Program:
+    """A script, or one of the examples by its name. Raises: ValueError where there is no such file."""
+
+    def __init__(self, name: str, args: list[str]):
+        self.name, self.args = name, list(args)
+        self.example = name in EXAMPLES
+        self.failed = False  # it ended with an error, which was printed
+        if self.example:
+            return
+        if not os.path.exists(name):
+            raise ValueError(f"[look] {name} is not there: give a script, or one of the examples "
+                             f"{' and '.join(EXAMPLES)}")
+        if os.path.isdir(name):
+            raise ValueError(f"[look] {name} is a folder: give the script in it")
+
+    @contextlib.contextmanager
+    def place(self):
+        """Around the run and what looks at its variables: __main__, sys.argv and sys.path are the program's."""
+        before = sys.modules["__main__"], sys.argv, list(sys.path)
+        with contextlib.ExitStack() as stack:
+            if self.example:
+                if not any(a == "--resume" or a.split("=")[0] == "--out" for a in self.args):
+                    folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+                    self.args += ["--out", str(Path(folder) / self.name)]
+            else:
+                main = sys.modules["__main__"] = types.ModuleType("__main__")
+                main.__dict__.update(__file__=self.name, __builtins__=builtins, __cached__=None, __spec__=None,
+                                     __loader__=importlib.machinery.SourceFileLoader("__main__", self.name))
+                sys.argv = [self.name, *self.args]
+                sys.path[0:0] = [os.path.dirname(os.path.abspath(self.name))]
+            try:
+                yield
+            finally:
+                sys.modules["__main__"], sys.argv, sys.path[:] = before
+
+    def run(self) -> int:
+        """Run it inside `place()`; its exit status: what it asked for, 1 after an error, which is printed as Python
+        prints it, 130 after Ctrl-C. What it prints goes to stderr. Enough passes through."""
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                if self.example:
+                    return importlib.import_module(f"..examples.{self.name}", __package__).main(self.args) or 0
+                with io.open_code(os.path.abspath(self.name)) as file:
+                    code = compile(file.read(), self.name, "exec")
+                exec(code, sys.modules["__main__"].__dict__)
+                return 0
+            except SystemExit as e:
+                return _status(e.code)
+            except KeyboardInterrupt:
+                return 130
+            except Exception as e:
+                self.failed = True
+                e.__traceback__ = _own(e.__traceback__)
+                sys.excepthook(type(e), e, e.__traceback__)
+                return 1
+
+
+def _status(code) -> int:
+    if code is None or isinstance(code, int):
+        return int(code or 0)
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _own(trace):
+    """A traceback without the frames that led to the program."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(HERE):
+        trace = trace.tb_next
+    return trace

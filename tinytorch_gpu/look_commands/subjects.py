@@ -1,0 +1,104 @@
+"""What a running program trains, found without its help: optimizers, the model, and names of its tensors."""
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+
+from ..nn import Module, ModuleDict
+from ..optim import Optimizer
+from ..tensor import Tensor
+
+__all__ = ["Made", "Models", "model_of", "named_tensors"]
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+EXAMPLES = os.path.join(PACKAGE, "examples") + os.sep  # programs
+
+
+class Models(ModuleDict):
+    """Several models that a program trains, under their names."""
+
+
+class Made:
+    """The optimizers that are made inside `with`, in that order; `alive()` are those that are still there."""
+
+    def __init__(self):
+        self._found: list[weakref.ref] = []
+
+    def __enter__(self):
+        original = self._original = Optimizer._init_hooks
+
+        def noticed(optimizer):
+            original(optimizer)
+            self._found.append(weakref.ref(optimizer))
+
+        Optimizer._init_hooks = noticed
+        return self
+
+    def __exit__(self, *exc):
+        Optimizer._init_hooks = self._original
+
+    def alive(self) -> list[Optimizer]:
+        return [o for o in (ref() for ref in self._found) if o is not None and hasattr(o, "param_groups")]
+
+
+def model_of(called: Module, several: list[Optimizer]) -> Module:
+    """The model of a program that calls the module `called`.
+
+    The outermost Modules with parameters of the program's optimizers: one as it is, several, such as the two of a GAN
+    or layers that a function calls one by one, as `Models`. Without optimizers it is `called`.
+    """
+    trained = {id(p) for o in several for group in o.param_groups for p in group["params"]}
+    if not trained:
+        return called
+    # by its type: isinstance asks a stranger's object for its __class__
+    every = [m for m in gc.get_objects() if issubclass(type(m), Module) and "_modules" in m.__dict__]
+    inner = {id(child) for m in every for child in m._modules.values() if child is not None}
+    found = [m for m in every if id(m) not in inner and type(m) is not Models
+             and any(id(p) in trained for p in m.parameters())]
+    if not found:
+        return called
+    if len(found) == 1:
+        return found[0]
+    names = {id(value): name for name, value in reversed(list(_variables())) if issubclass(type(value), Module)}
+    models = Models()
+    for m in sorted(found, key=lambda m: list(names).index(id(m)) if id(m) in names else len(names)):
+        name = names.get(id(m), type(m).__name__).replace(".", "_")
+        while name in models or not name.isidentifier() or hasattr(ModuleDict, name):
+            name += "_"
+        models[name] = m
+    return models
+
+
+def named_tensors(model: Module | None) -> dict[str, Tensor]:
+    """Tensors by name: the model's parameters, then those of the running functions' variables, also in lists and
+    dictionaries there."""
+    found: dict[str, Tensor] = {}
+    if model is not None:
+        found.update(model.named_parameters())
+    known = {id(t) for t in found.values()}
+    for name, value in _variables():
+        inside = [(name, value)]
+        if isinstance(value, (list, tuple)):
+            inside = [(f"{name}[{i}]", v) for i, v in enumerate(value)]
+        elif isinstance(value, dict):
+            inside = [(f"{name}[{k!r}]", v) for k, v in value.items()]
+        for full, t in inside:
+            if issubclass(type(t), Tensor) and full not in found and id(t) not in known:
+                found[full] = t
+                known.add(id(t))
+    return found
+
+
+def _variables() -> Iterator[tuple[str, object]]:
+    """(name, value) of the variables of the program's running functions, the innermost first, then its globals."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(PACKAGE) or file.startswith(EXAMPLES):
+            yield from list(frame.f_locals.items())
+            if frame.f_globals.get("__name__") == "__main__" and frame.f_locals is not frame.f_globals:
+                yield from list(frame.f_globals.items())
+        frame = frame.f_back
