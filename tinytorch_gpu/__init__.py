@@ -42,7 +42,7 @@ from .backend.dtypes import (
     set_default_dtype,
     uint8,
 )
-from .tensor import Tensor
+from .tensor import Tensor, attach as _attach
 from . import interop as _interop, ops  # noqa: F401  (interop attaches Tensor.__dlpack__)
 from .random import Generator, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 
@@ -61,6 +61,12 @@ _LATE = {
     "clear_autocast_cache": "amp", "Kernel": "kernel", "Operator": "kernel", "custom_vjp": "kernel",
     "use_kernels": "kernel",
 }
+
+
+@_attach("_repr_html_")  # here, above all floors: Tensor's own must not know of look, which loads with the first cell
+def _cell(*tensor) -> str:
+    """A notebook's cell: the text, and `look.tensor` folded below it."""
+    return importlib.import_module(f"{__name__}.look.tensor").cell(*tensor)  # no variable of ours may name it
 
 
 def __getattr__(name):

@@ -221,6 +221,9 @@ class Tensor:
     def _refresh(self) -> None:
         """Rebuild the edge of a view whose base was changed in place through another tensor."""
         ...
+    def _repr_html_(*tensor) -> builtins.str:
+        """A notebook's cell: the text, and `look.tensor` folded below it."""
+        ...
     @property
     def _version(self) -> builtins.int:
         """How many in-place changes its memory has seen."""

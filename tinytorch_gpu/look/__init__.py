@@ -12,6 +12,7 @@ from __future__ import annotations
 from .explain import Explanation, explain
 from .gradients import Gradients, gradients
 from .graph import Graph, graph
+from .growth import Growth, growth
 from .memory import Memory, memory
 from .nan import Nan, nan
 from .precision import Precision, precision
@@ -21,6 +22,6 @@ from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Memory", "Nan", "Precision", "TensorView", "Trace", "View", "explain",
-    "gradients", "graph", "memory", "nan", "precision", "record", "tensor", "trace",
+    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Precision", "TensorView", "Trace", "View",
+    "explain", "gradients", "graph", "growth", "memory", "nan", "precision", "record", "tensor", "trace",
 ]
