@@ -204,9 +204,10 @@ class Precision(View):
             total = d["totals"][what]
             for key in ("zero", "infinite"):
                 shares = [100 * v / max(total["nonzero"], 1) for v in total[key]]
-                series.append(Series(f"{name}, {key}", d["scales"], shares, dashed=what == "output"))
+                powers = [math.log2(s) for s in d["scales"]]
+                series.append(Series(f"{name}, {key}", powers, shares, dashed=what == "output"))
         return Chart("gradients that float16 cannot hold", "scale of the loss", "% of entries", series,
-                     log_x=True, x_text=_near_scale)
+                     x_text=lambda power: f"2^{power:.3g}")
 
     def _notes(self, d) -> list[str]:
         notes = []
@@ -256,10 +257,10 @@ class Precision(View):
         good = [way for way in d["ways"] if way["error"] is None]
         memory = Bars(f"bytes of a train step with {d['optimizer']}, by {_meter(d)}", [
             (way["name"], [("weights", way["weights"]), ("optimizer's state", way["state"]),
-                           ("above these in a step", way["step"])], f"{figure(way['memory_ratio'])} of float32")
+                           ("above these in a step", way["step"])], _times(way["memory_ratio"]))
             for way in good], size_of)
         time = Bars(f"time of a train step on {d['device']}, median", [
-            (way["name"], way["time"]["median"], f"{figure(way['time_ratio'])} of float32") for way in good], time_of)
+            (way["name"], way["time"]["median"], _times(way["time_ratio"])) for way in good], time_of)
         return stack(memory.drawing(), time.drawing(), self._chart(d).drawing())
 
     def to_svg(self) -> str:
@@ -280,6 +281,10 @@ def _way_cells(way) -> list[str]:
     return [way["name"], size_of(way["weights"]), size_of(way["state"]), size_of(way["step"]), size_of(way["peak"]),
             figure(way["memory_ratio"]), time_of(way["time"]["median"]), figure(way["time_ratio"]),
             figure(losses[0], 4), figure(difference[0]), figure(losses[-1], 4), figure(difference[-1])]
+
+
+def _times(ratio) -> str:
+    return "" if ratio == 1 else f"× {figure(ratio)}"
 
 
 def _total_cells(total, k) -> list[str]:
@@ -305,10 +310,6 @@ def _scale(scale) -> str:
     """2^16 where it is a power of two."""
     power = math.log2(scale)
     return f"2^{power:.0f}" if power == round(power) and scale != 1 else f"{scale:.6g}"
-
-
-def _near_scale(scale) -> str:
-    return f"2^{math.log2(scale):.3g}"
 
 
 def _dtype(name) -> str:
