@@ -337,10 +337,10 @@ def _saved_rows(saved):
 
 
 def _owned(m, sharers) -> str:
-    size, behind = size_of(m["bytes"]), f", which belongs to a {m['foreign']}" if m["foreign"] else ""
+    size, behind = size_of(m["bytes"]), f", in memory that a {m['foreign']} lends" if m["foreign"] else ""
     if m["own"]:
         others = f", which {count_of(sharers, 'other Tensor')} share{'s' if sharers == 1 else ''}" if sharers else ""
-        return f"{size}, a whole allocation{others}{behind}"
+        return f"{size}{behind or ', a whole allocation'}{others}"
     start = f"; its first element at {size_of(m['offset'])}" if m["offset"] != m["first"] else ""
     return (f"{size_of(m['first'])} to {size_of(m['last'])} of an allocation of {size}, "
             f"{shape_of(m['dtype'], m['shape'])}{behind}{start}")
