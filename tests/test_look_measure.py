@@ -55,24 +55,33 @@ def test_what_was_there_before_does_not_count(device):
     assert high < 5_000
 
 
-def test_garbage_is_gone_before(device):
+def test_the_garbage_collector_rests(device):
+    """Garbage from before that went in the middle would hide as many bytes."""
     gc.collect()
+    before = gc.get_threshold()
     gc.disable()
+    if device.type == "cpu":
+        tracemalloc.start()
     try:
         cycle = [tt.ones(MIB)]
         cycle.append(cycle)
         del cycle
+        gc.set_threshold(2, 1, 1)
 
         def run():
-            gc.collect()
-            return tt.ones(MIB)
+            lists = [[] for _ in range(1000)]  # would set it off
+            return lists, gc.isenabled(), tt.ones(MIB)
 
-        if device.type == "cpu":
-            tracemalloc.start()
+        gc.enable()
         use = measure.memory(run, str(device))
+        assert gc.isenabled() and use.result[1] is False
         assert use.held >= 4 * MIB and use.peak >= 4 * MIB
+        gc.disable()
+        measure.memory(lambda: None, device)
+        assert not gc.isenabled()
     finally:
         tracemalloc.stop()
+        gc.set_threshold(*before)
         gc.enable()
 
 

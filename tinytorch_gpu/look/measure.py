@@ -20,8 +20,8 @@ def seconds(run, device, repeats: int = 5, warm: int = 1, prepare=None) -> list[
 
     Each begins on an idle device and ends when the device is idle again. `prepare()`, where it is given, is called
     before each, outside of its time, and `run` gets what it returns. What a call returns is dropped after its time was
-    taken. Garbage is collected once before the first that counts. Whatever else the machine does is in there: look at
-    `spread`. While tracemalloc traces, a call's Python takes longer.
+    taken. Whatever else the machine does is in there: look at `spread`. While tracemalloc traces, a call's Python takes
+    longer.
 
     Raises: TypeError for what cannot be called, ValueError for no repeat or fewer than no warm ones.
     """
@@ -33,8 +33,6 @@ def seconds(run, device, repeats: int = 5, warm: int = 1, prepare=None) -> list[
             raise ValueError(f"[seconds] {name} must be a whole number of at least {least}, got {value!r}")
     found: list[float] = []
     for k in range(warm + repeats):
-        if k == warm:
-            gc.collect()
         given = () if prepare is None else (prepare(),)
         backend.synchronize(index)
         begin = time.perf_counter()
@@ -70,15 +68,17 @@ def memory(run, device, arrays: bool = False) -> Use:
     On the CPU as tracemalloc counts them, arrays and Python objects; it is started for the call, or, where it runs
     already, its peak is reset. On a device as the pool counts them, whose peak is reset: blocks of 512 bytes, the slack
     of cached ones left out. What the first call alone leaves behind (imports, caches, compiled kernels) counts too:
-    call it once before. What dies meanwhile and was there before lowers both, where it was counted.
+    call it once before. What dies meanwhile and was there before lowers both, where it was counted. The garbage
+    collector rests meanwhile: neither cycles of the call nor garbage from before go at a time of its choice.
 
     Raises: TypeError for what cannot be called.
     """
     backend, index = _place("memory", run, device)
-    gc.collect()  # what garbage holds would go at any time, and hide as many bytes
-    backend.synchronize(index)
     meter = meter_of(Device(device))
+    collects = gc.isenabled()
     try:
+        gc.disable()
+        backend.synchronize(index)
         before = meter.arrays() if arrays else 0
         meter.reset()
         start = meter.read()[0]
@@ -88,6 +88,8 @@ def memory(run, device, arrays: bool = False) -> Use:
         there = meter.arrays() - before if arrays else None
     finally:
         meter.close()
+        if collects:
+            gc.enable()
     return Use(result, max(0, high - start), current - start, there)
 
 
