@@ -31,8 +31,7 @@ DRAWN = re.compile(r"[─━═█▓▒░●▲■◆○△□◇·#=.+*|│�
 
 
 def pages():
-    return [page for page in [DOCS / "look.md", *sorted((DOCS / "look").glob("*.md")), DOCS / "autograd.md"]
-            if page.is_file()]
+    return [DOCS / "look.md", *sorted((DOCS / "look").glob("*.md"))]
 
 
 def printed(programs):
@@ -49,6 +48,18 @@ def printed(programs):
 def words(text):
     """`text` without figures, bars and the spaces that align them."""
     return DRAWN.sub(" ", MEASURED.sub("#", text)).split()
+
+
+def compare(got, shown, measured, program) -> None:
+    """What was printed with what the page shows."""
+    got, shown = VARIES.sub("", got), VARIES.sub("", shown)
+    if measured:
+        assert words(got) == words(shown), program
+        return
+    assert NUMBER.sub("#", got) == NUMBER.sub("#", shown), program
+    # another BLAS rounds otherwise
+    assert [float(n) for n in NUMBER.findall(got)] == pytest.approx([float(n) for n in NUMBER.findall(shown)],
+                                                                    rel=2e-2), program
 
 
 @contextlib.contextmanager
@@ -70,14 +81,7 @@ def test_programs_print_what_is_shown(page, device):
     assert any(shown for _, _, shown in found), f"{page.name} shows nothing"
     with on_the_cpu():
         for got, (program, measured, shown) in zip(printed([f[0] for f in found]), found, strict=True):
-            got, shown = VARIES.sub("", got), VARIES.sub("", shown)
-            if measured:
-                assert words(got) == words(shown), program
-                continue
-            assert NUMBER.sub("#", got) == NUMBER.sub("#", shown)
-            # another BLAS rounds otherwise
-            assert [float(n) for n in NUMBER.findall(got)] == pytest.approx([float(n) for n in NUMBER.findall(shown)],
-                                                                            rel=2e-2)
+            compare(got, shown, measured, program)
 
 
 def test_measured_blocks_are_compared_by_their_words():
@@ -85,17 +89,22 @@ def test_measured_blocks_are_compared_by_their_words():
     assert words("Linear  12.5 ms") != words("ReLU  12.5 ms")
 
 
+def write(page) -> None:
+    """Put what the programs of a page print now below them."""
+    text = page.read_text(encoding="utf-8")
+    with on_the_cpu():
+        out = printed([m[1] for m in BLOCK.finditer(text)])
+
+        def renewed(m):
+            shown = next(out)
+            return f"```python\n{m[1]}```\n" + (f"\n```text{m[2] or ''}\n{shown}```\n" if shown else "")
+
+        page.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
+
+
 def main() -> None:
     for page in [Path(p) for p in sys.argv[1:]] or pages():
-        text = page.read_text(encoding="utf-8")
-        with on_the_cpu():
-            out = printed([m[1] for m in BLOCK.finditer(text)])
-
-            def renewed(m, out=out):
-                shown = next(out)
-                return f"```python\n{m[1]}```\n" + (f"\n```text{m[2] or ''}\n{shown}```\n" if shown else "")
-
-            page.write_text(BLOCK.sub(renewed, text), encoding="utf-8")
+        write(page)
 
 
 if __name__ == "__main__":
