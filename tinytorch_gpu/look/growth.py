@@ -124,11 +124,11 @@ def _over(axis) -> str:
 def _table(axis) -> tuple[list[Column], list[list[str]]]:
     """Figures of each size, then how they grow; sizes in the middle go first where the width is short."""
     last = len(axis["sizes"]) - 1
-    head = [Column(axis["axis"], least=8)]
+    head = [Column(axis["axis"])]
     head += [Column(figure(size, 6), right=True, keep=0 if k in (0, last) else 4) for k, size in
              enumerate(axis["sizes"])]
     head += [Column("exponent", right=True, rule=True), Column("residual", right=True, keep=1),
-             Column("at the end", right=True, keep=3), Column("above constant", right=True, keep=2)]
+             Column("at the end", right=True, keep=3), Column("above a", right=True, keep=2)]
     rows = []
     for q in axis["quantities"]:
         text, f = _text(q), q["fit"]
@@ -161,7 +161,7 @@ def _sum(quantity, axis) -> str:
     text = _small if quantity["unit"] == "bytes" else time_of
     parts = []
     for part in found["parts"]:
-        power = {0: "", 1: f" {axis}"}.get(part["power"], f" {axis}^{part['power']}")
+        power = {0: "", 1: f" * {axis}"}.get(part["power"], f" * {axis}^{part['power']}")
         parts.append(text(part["coefficient"]) + power)
     left = found["parts_residual"]
     return f"{quantity['name']} = {' + '.join(parts)}" + (f", within {_share(left)}" if left >= 0.0005 else "")
@@ -181,5 +181,5 @@ def _charts(axis, whole=False) -> list[Chart]:
         if series:
             title = f"{title} {_over(axis)}" if whole else title
             charts.append(Chart(title, axis["axis"], unit, series, log_x=True, log_y=True,
-                                x_text=lambda size: figure(size), y_text=text))
+                                x_text=lambda size: f"{size:.0f}" if size >= 100 else figure(size), y_text=text))
     return charts

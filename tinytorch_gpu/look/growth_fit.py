@@ -12,7 +12,7 @@ POWERS = (0, 1, 2, 3)
 EXACT = 1e-8  # least squares in float64 of figures that are a sum of powers leave less
 CLOSE = 0.002  # parts that explain less than this much of the figures are not looked for
 WORSE = 1.2  # one part less is preferred while the residual is no more than this much larger
-POOR = 0.1  # a sum of powers that leaves more is not given
+POOR = 0.03  # a sum of powers that leaves more is not given
 
 RULE = (
     "Exponent: the slope of the least-squares line through log(figure) over log(size); residual: the root mean square "
@@ -21,7 +21,7 @@ RULE = (
     "negative, is fitted too, by least squares of relative distances: of the sums with up to three parts, and two less "
     f"than there are sizes, the one with the fewest parts whose residual is at most {CLOSE:.1%} or {WORSE:g} times the "
     f"best one's; one part more may stand where it is exact. It is given where it leaves at most {POOR:.0%}. Where it "
-    "has a part a above 1% of the smallest figure, above constant is the exponent of the figure less a.")
+    "has a part a above 1% of the smallest figure, above a is the exponent of the figure less a.")
 
 
 def fit(sizes, figures) -> dict | None:
