@@ -7,6 +7,7 @@ The names are PyTorch's. This file is the table of contents; `nn`, `optim` and t
 from __future__ import annotations
 
 import importlib
+import os as _os
 
 from ._version import __version__
 from .autograd import engine as _engine, hooks as _hooks  # noqa: F401  (attach Tensor.backward and register_hook)
@@ -83,3 +84,10 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *_SUBPACKAGES, *_LATE})
+
+
+# ranges for NVIDIA's profilers; else nothing of look is imported here
+if _os.environ.get("TINYTORCH_NVTX", "").strip() not in ("", "0"):
+    from .look import nvtx as _nvtx
+
+    _nvtx.from_environment()

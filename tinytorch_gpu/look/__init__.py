@@ -15,13 +15,16 @@ from .graph import Graph, graph
 from .growth import Growth, growth
 from .memory import Memory, memory
 from .nan import Nan, nan
+from .nvtx import nvtx
 from .precision import Precision, precision
+from .profile import Profile, profile
 from .recorder import record
 from .tensor import TensorView, tensor
 from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Precision", "TensorView", "Trace", "View",
-    "explain", "gradients", "graph", "growth", "memory", "nan", "precision", "record", "tensor", "trace",
+    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Precision", "Profile", "TensorView", "Trace",
+    "View", "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "precision", "profile", "record",
+    "tensor", "trace",
 ]
