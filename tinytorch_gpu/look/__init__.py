@@ -16,6 +16,8 @@ from .growth import Growth, growth
 from .memory import Memory, memory
 from .nan import Nan, nan
 from .nvtx import nvtx
+from .plan import Plan, plan
+from .plan_config import PlanConfig
 from .precision import Precision, precision
 from .profile import Profile, profile
 from .recorder import record
@@ -24,7 +26,7 @@ from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Precision", "Profile", "TensorView", "Trace",
-    "View", "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "precision", "profile", "record",
-    "tensor", "trace",
+    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Plan", "PlanConfig", "Precision", "Profile",
+    "TensorView", "Trace", "View", "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan",
+    "precision", "profile", "record", "tensor", "trace",
 ]
