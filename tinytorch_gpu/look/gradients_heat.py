@@ -68,8 +68,11 @@ def heat_lines(paper: Paper, title, names, rows) -> list[str]:
     return lines + [f"{paper.cut(name, width)} {''.join(map(sign, row))}".rstrip() for name, row in zip(names, rows)]
 
 
-def heat_picture(parts, steps) -> Drawing:
-    """`parts`: (title, names, rows) of heat maps, one below the other. Many layers: evenly chosen ones, named so."""
+def heat_picture(parts, steps, said: str | None = None) -> Drawing:
+    """`parts`: (title, names, rows) of heat maps, one below the other. Many layers: evenly chosen ones, named so.
+
+    `said` stands below each in the place of "step 1 to `steps`".
+    """
     shown = []
     for title, names, rows in parts:
         every = max(1, math.ceil(len(names) / ROWS))
@@ -96,7 +99,8 @@ def heat_picture(parts, steps) -> Drawing:
                 drawing.box(left + k * cell, y, cell, 18, kind, f"{name}: {figure(v)}")
             y += 18
         each = max(1, math.ceil(steps / COLUMNS))
-        drawing.text(left, y + 14, f"step 1 to {steps}" + (f", {each} in a cell" if each > 1 else ""), "shape")
+        several = f", {each} in a cell" if each > 1 else ""
+        drawing.text(left, y + 14, (said or f"step 1 to {steps}") + several, "shape")
         y += 24
         if span is not None:
             drawing.text(left, y + 13, figure(span[0]), "shape")
@@ -104,9 +108,9 @@ def heat_picture(parts, steps) -> Drawing:
                 drawing.box(left + 64 + 16 * k, y + 2, 16, 12, f"heat-{k}")
             drawing.text(left + 72 + 16 * len(COLORS), y + 13, f"{figure(span[1])}, log scale", "shape")
             for k, (kind, word) in enumerate((("heat-zero", "zero"), ("heat-bad", "not finite"))):
-                drawing.box(left + 310 + 60 * k, y + 2, 12, 12, kind)
-                drawing.text(left + 326 + 60 * k, y + 13, word, "shape")
+                drawing.box(left + 340 + 60 * k, y + 2, 12, 12, kind)
+                drawing.text(left + 356 + 60 * k, y + 13, word, "shape")
         y += 30
-    drawing.width = max(drawing.width, left + 470)
+    drawing.width = max(drawing.width, left + 500)
     drawing.height = y
     return drawing
