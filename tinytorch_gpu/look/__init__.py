@@ -9,6 +9,7 @@ Nothing below imports this package, and nothing of it stays behind: recording en
 """
 from __future__ import annotations
 
+from .checkpointing import Checkpointing, checkpointing
 from .explain import Explanation, explain
 from .gradients import Gradients, gradients
 from .graph import Graph, graph
@@ -21,12 +22,15 @@ from .plan_config import PlanConfig
 from .precision import Precision, precision
 from .profile import Profile, profile
 from .recorder import record
+from .report import Report, report
+from .report_record import Recording
 from .tensor import TensorView, tensor
 from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Plan", "PlanConfig", "Precision", "Profile",
-    "TensorView", "Trace", "View", "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan",
-    "precision", "profile", "record", "tensor", "trace",
+    "Checkpointing", "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Plan", "PlanConfig",
+    "Precision", "Profile", "Recording", "Report", "TensorView", "Trace", "View", "checkpointing", "explain",
+    "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan", "precision", "profile", "record", "report",
+    "tensor", "trace",
 ]
