@@ -24,13 +24,14 @@ from .profile import Profile, profile
 from .recorder import record
 from .report import Report, report
 from .report_record import Recording
+from .step import Step, step
 from .tensor import TensorView, tensor
 from .trace import Trace, trace
 from .view import View
 
 __all__ = [
     "Checkpointing", "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Plan", "PlanConfig",
-    "Precision", "Profile", "Recording", "Report", "TensorView", "Trace", "View", "checkpointing", "explain",
-    "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan", "precision", "profile", "record", "report",
-    "tensor", "trace",
+    "Precision", "Profile", "Recording", "Report", "Step", "TensorView", "Trace", "View", "checkpointing",
+    "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan", "precision", "profile", "record",
+    "report", "step", "tensor", "trace",
 ]

@@ -14,6 +14,7 @@ class _Calls(threading.local):
 
     def __init__(self):
         self.waiting: tuple | None = None
+        self.given = None  # the gradients that were passed to it
         self.running = 0
 
 
@@ -47,12 +48,17 @@ class BackwardCalls:
                 engine._roots, engine.run = BackwardCalls._originals
             BackwardCalls._calls.waiting = None  # of a call that raised before its pass
 
+    @staticmethod
+    def given():
+        """Within `before`: the gradients that were passed to backward() or grad(), None where none were."""
+        return BackwardCalls._calls.given
+
 
 def _roots(outputs, gradients, create_graph, what):
     roots = BackwardCalls._originals[0](outputs, gradients, create_graph, what)
     calls = BackwardCalls._calls
     if not calls.running:
-        calls.waiting = (outputs, what)
+        calls.waiting, calls.given = (outputs, what), gradients
     return roots
 
 
@@ -64,6 +70,7 @@ def _run(roots, create_graph, keep_graph, targets=None):
     try:
         if told is not None:
             _tell("before", *told)
+            calls.given = None
         captured = BackwardCalls._originals[1](roots, create_graph, keep_graph, targets)
         if told is not None:
             _tell("after", *told)

@@ -12,7 +12,7 @@ from ..tensor import Tensor
 from .collect import short_file
 from .terminal import shape_of
 
-__all__ = ["chain_of", "held", "names_in_frames"]
+__all__ = ["chain_of", "held", "names_in_frames", "visit_locals"]
 
 DEPTH, WIDTH = 8, 400  # of a search: links of a chain, objects looked at on each
 GRAPHS = 4  # that are explained, the largest first
@@ -22,6 +22,13 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 def names_in_frames() -> dict[int, str]:
     """{id of an object: the local variable of a running function that names it}, of this thread's calls."""
     found: dict[int, str] = {}
+    visit_locals(lambda name, value, where, file: found.setdefault(id(value), f"`{name}` in {where}"))
+    return found
+
+
+def visit_locals(visit) -> None:
+    """Call `visit(name, value, where, file)` for the variables of all functions that run in this thread, the innermost
+    first, those of look left out; `where`: "train(), train.py", `file`: its path."""
     frame = sys._getframe(1)
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_HERE):
@@ -32,13 +39,13 @@ def names_in_frames() -> dict[int, str]:
             names = frame.f_locals
             where = f"{frame.f_code.co_name}()" if local else "the module"
             for name, value in list(names.items()):
-                found.setdefault(id(value), f"`{name}` in {where}, {short_file(frame.f_code.co_filename)}")
+                file = frame.f_code.co_filename
+                visit(name, value, f"{where}, {short_file(file)}", file)
             value = None
             if before is not None and id(names) not in before:
                 names.clear()
             del names
         frame = frame.f_back
-    return found
 
 
 def chain_of(target, names, skip=()) -> list[str] | None:

@@ -1,0 +1,412 @@
+"""Training steps as they run: what backward passes add to `.grad`, who clears, clips, scales and uses it."""
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import weakref
+from functools import partial
+
+import numpy as np
+
+from ..autograd.anomaly import user_frames
+from ..autograd.modes import is_grad_enabled
+from ..autograd.node import AccumulateGrad, endpoint
+from ..autograd.operands import wide
+from ..nn import BatchNorm1d, BatchNorm2d, Dropout
+from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
+from ..nn.utils import get_total_norm
+from ..optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from ..tensor import Tensor
+from .backward_calls import BackwardCalls
+from .collect import walk
+from .gradients_watch import norm_of
+from .memory_holders import chain_of, names_in_frames
+from .step_facts import Facts
+from .step_losses import apart, name_of, terms_of
+from .step_meet import Meetings
+from .step_records import Backward, Clip, Entry, Mark, Numbers, Row
+from .step_taps import Taps
+
+__all__ = ["Watch"]
+
+COLLECTS = 8  # garbage collections that a suspicion may cost
+TOP = 32  # nodes of a graph, from its loss on, whose life is watched
+
+
+class _Now(threading.local):
+    """Of this thread."""
+
+    def __init__(self):
+        self.call: Backward | None = None  # the backward that runs
+        self.apart = False  # a pass of our own
+        self.rows: list[Row] = []  # steps that have begun
+        self.scaler_rows = 0
+
+
+class Watch:
+    """What was seen of one model, or several, between `open` and `close`."""
+
+    def __init__(self, models, optimizers, every):
+        self.models, self.every = models, every
+        self.optimizers = list(optimizers)  # and all that step parameters of the models
+        self.entries: dict[int, Entry] = {}
+        self.modules: dict[int, str] = {}  # id -> name
+        self.modes: dict[int, tuple] = {}  # id of a module that differs in eval mode -> (name, the model)
+        self.called: dict[int, list[int]] = {}  # id of a module -> calls [without, with] gradients
+        self.forward_only: dict[str, int] = {}  # model -> calls in train mode under no_grad()
+        self.numbers, self.facts, self.meetings = Numbers(), Facts(), Meetings()
+        self.rows: list[Row] = []
+        self.backwards: list[Backward] = []
+        self.survivors: list[tuple[Backward, Row]] = []
+        self.holder: list[str] | None = None
+        self.not_apart: dict[str, int] = {}  # why sums were not told apart -> how often
+        self._collected = 0
+        self._scales: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node of a scaled loss -> (scale, loss)
+        self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> module in eval mode
+        self._tops: weakref.WeakSet = weakref.WeakSet()  # nodes whose life is watched
+        self._sums: dict[tuple, int] = {}  # line -> backward passes of a sum
+        self._now = _Now()
+        self._lock = threading.RLock()
+        self._handles: list = []
+        for k, model in enumerate(models):
+            self._add(model, f"{type(model).__name__} {k + 1}: " if len(models) > 1 else "")
+        for o in self.optimizers:
+            self.own(o)
+
+    def _add(self, model, prefix) -> None:
+        for name, module in model.named_modules():
+            self.modules.setdefault(id(module), prefix + name)
+            self.called.setdefault(id(module), [0, 0])
+            for key, p in module.named_parameters(recurse=False):
+                full = f"{name}.{key}" if name else key
+                self.entries.setdefault(id(p), Entry(prefix + full, p, (prefix + name or "the model", id(module))))
+            batches = isinstance(module, (BatchNorm1d, BatchNorm2d)) and module.track_running_stats
+            if batches or (isinstance(module, Dropout) and module.p > 0):
+                self.modes.setdefault(id(module), (f"{prefix}{name} ({type(module).__name__})".lstrip(), model))
+
+    def own(self, optimizer) -> list[Entry]:
+        """The entries of an optimizer's parameters; those that no model has get one."""
+        found, seen = [], set()
+        for g, group in enumerate(optimizer.param_groups):
+            for i, p in enumerate(group["params"]):
+                if id(p) in seen:
+                    self.facts.add("twice_there", None, len(self.rows), [self.entries[id(p)].name])
+                    continue
+                seen.add(id(p))
+                if id(p) not in self.entries:
+                    names = group.get("param_names")
+                    self.entries[id(p)] = Entry(names[i] if names else f"{type(optimizer).__name__}'s group {g} [{i}]",
+                                                p, None)
+                found.append(self.entries[id(p)])
+        return found
+
+    # begin and end
+
+    def open(self) -> None:
+        self._hook_leaves()
+        self._handles = [
+            register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave),
+            register_optimizer_step_pre_hook(self._before_step), register_optimizer_step_post_hook(self._after_step)]
+        self._calls, self._taps = BackwardCalls(self._before, self._after), Taps(self)
+        self._calls.__enter__()
+        self._taps.__enter__()
+
+    def close(self) -> None:
+        self._taps.__exit__()
+        self._calls.__exit__()
+        for handle in self._handles:
+            handle.remove()
+        for e in self.entries.values():
+            if e.handle is not None:
+                e.handle.remove()
+                hooks = e.tensor._hooks
+                if e.made_hooks and not (hooks.tensor or hooks.retain or hooks.pre or hooks.post):
+                    e.tensor._hooks = None
+                e.handle = None
+        self.numbers.read()
+        self._losses([b for b in self.backwards if b.step is None])
+        last: dict = {}
+        for row in self.rows:
+            last[id(row.optimizer)] = row
+        self._survive([row for row in self.rows if last[id(row.optimizer)] is not row], end=True)
+
+    def _hook_leaves(self) -> None:
+        for e in self.entries.values():
+            if e.handle is None and e.tensor.requires_grad:
+                e.made_hooks = e.tensor._hooks is None
+                e.handle = e.tensor.register_hook(partial(self._arrived, e))
+
+    # modules
+
+    def _enter(self, module, args) -> None:
+        calls = self.called.get(id(module))
+        if calls is None:
+            return
+        calls[is_grad_enabled()] += 1
+        if not is_grad_enabled() and module.training and any(module is m for m in self.models):
+            if any(model is module for _, model in self.modes.values()):
+                name = type(module).__name__
+                self.forward_only[name] = self.forward_only.get(name, 0) + 1
+
+    def _leave(self, module, args, output) -> None:
+        name, model = self.modes.get(id(module), (None, None))
+        if model is not None and not module.training and not model.training and isinstance(output, Tensor):
+            if output.grad_fn is not None:
+                self._evaluated[output.grad_fn] = name
+
+    # backward passes
+
+    def _before(self, tensors, what) -> None:
+        now = self._now
+        now.call = None
+        if what != "backward":  # grad() adds to no .grad
+            return
+        with self._lock:
+            self._hook_leaves()
+            nodes = [t.grad_fn for t in tensors]
+            call = Backward(len(self.backwards) + 1, user_frames(innermost=True)[-1], name_of(tensors),
+                            [weakref.ref(n) for n in nodes if n is not None], self._new(nodes))
+            values: list = []
+            for t, node in zip(tensors, nodes):
+                scale, loss = self._scales.get(node, (None, None)) if node is not None else (None, None)
+                call.scale = scale if scale is not None else call.scale
+                if loss is None and t.numel() == 1:
+                    loss = self.numbers.of(_scalar(t))
+                values += [] if loss is None else [loss]
+            call.values = values
+            if len(values) == len(tensors):
+                call.twice = next((b for b in reversed(self.backwards) if b.step is None and b.roots and
+                                   [r() for r in b.roots] == [r() for r in call.roots]), None)
+            if self._evaluated:
+                seen = {n for n in walk([t._edge() for t in tensors])[0]}
+                call.evaluated = tuple(dict.fromkeys([v for n, v in self._evaluated.items() if n in seen]))
+            node = nodes = None
+            self._apart(call, tensors)
+            self.backwards.append(call)
+            now.call = call
+
+    def _new(self, roots) -> list:
+        """The first nodes of these graphs, weakly: their results are what a program holds. No one's twice."""
+        found, level = [], [n for n in roots if n is not None]
+        while level and len(found) < TOP:
+            level = [n for n in dict.fromkeys(level) if n not in self._tops and n.__class__ is not AccumulateGrad]
+            for node in level[:TOP - len(found)]:
+                self._tops.add(node)
+                found.append(weakref.ref(node))
+            level = [endpoint(e)[0] for n in level for e in n.edges if e is not None]
+        return found
+
+    def _apart(self, call, tensors) -> None:
+        terms = terms_of(tensors) if self.every else []
+        if not terms:
+            return
+        count = self._sums[call.line] = self._sums.get(call.line, -1) + 1
+        if count % self.every:
+            return
+        entries = [e for e in self.entries.values() if e.tensor.requires_grad]
+        self._now.apart = True
+        try:
+            call.terms, why = apart(tensors, terms, entries, BackwardCalls.given(), self.numbers)
+        finally:
+            self._now.apart = False
+        if why:
+            self.not_apart[why] = self.not_apart.get(why, 0) + 1
+
+    def _arrived(self, e, grad) -> None:
+        """A hook on a leaf: `grad` is about to be added to its `.grad`."""
+        call = self._now.call
+        if call is None or self._now.apart:
+            return
+        held = e.tensor._grad
+        if held is None:
+            e.empty()
+        else:
+            used = e.used.step if e.used is not None and e.used.fits(held) else None
+            number = self.numbers.of(norm_of(held._array))
+            e.events.append(("held", number, used))
+            if e.unscaled and call.scale is not None and used is None:
+                e.mixed = number
+        number = self.numbers.of(norm_of(grad._array))
+        e.events.append(("added", call, number))
+        call.norms[e] = number
+        e.reached += 1
+
+    def _after(self, tensors, what) -> None:
+        call, self._now.call = self._now.call, None
+        if call is not None:
+            for e in call.norms:
+                e.left = None if e.tensor._grad is None else Mark(e.tensor._grad)
+
+    # clipping and scaling
+
+    def clipping(self, function, limits, parameters) -> None:
+        with self._lock:
+            line, step = user_frames(innermost=True)[-1], len(self.rows) + 1
+            own = [self.entries[id(p)] for p in parameters if id(p) in self.entries]
+            if parameters and not own:
+                return
+            there = [p for p in parameters if p.grad is not None]
+            if not there:
+                kind = "clip_empty" if parameters else "clip_nothing"
+                self.facts.add(kind, line, step, [e.name for e in own], function=function)
+                return
+            mine = [e for e in own if e.tensor._grad is not None]
+            if mine and all(e.used is not None and e.used.fits(e.tensor._grad) for e in mine):
+                self.facts.add("clip_late", line, step, [e.name for e in mine], function=function)
+                return
+            norms = {id(p): norm_of(p.grad._array) for p in there}
+            limit, norm_type = limits.get("max_norm"), limits.get("norm_type")
+            if "clip_value" in limits:
+                limit, norm_type = limits["clip_value"], math.inf
+                norm = _scalar(get_total_norm([p.grad for p in there], math.inf))
+            elif "total_norm" in limits and limits["total_norm"] is not None:  # whatever it was computed of
+                total = limits["total_norm"]
+                norm = _scalar(total) if isinstance(total, Tensor) else np.float64(total)
+            elif float(norm_type) == 2:
+                norm = None
+            else:
+                norm = _scalar(get_total_norm([p.grad for p in there], float(norm_type)))
+            if norm is None:
+                norm = _scalar(get_total_norm([p.grad for p in there]))
+            clip = Clip(function, line, float(limit), self.numbers.of(norm),
+                        None if norm_type is None else float(norm_type))
+            for e in mine:
+                scale = e.scaled_by()
+                if scale is not None:
+                    clip.scaled.add(e)
+                    clip.scale = scale
+                if e.before is None:
+                    e.before = self.numbers.of(norms[id(e.tensor)])
+                    e.clip = clip
+
+    def scaled(self, scaler, given, result) -> None:
+        if result is not given and result.grad_fn is not None and given.numel() == 1:
+            # the scaler's own scale changes in update()
+            self._scales[result.grad_fn] = (self.numbers.of(_scalar(scaler._scale)), self.numbers.of(_scalar(given)))
+
+    def unscaled(self, scaler, optimizer) -> None:
+        for e in self._mine(optimizer):
+            if e.tensor._grad is not None:
+                e.unscaled, e.left = True, Mark(e.tensor._grad)
+
+    def stepping(self, scaler, optimizer) -> None:
+        self._now.scaler_rows = len(self.rows)
+
+    def stepped(self, scaler, optimizer) -> None:
+        """An optimizer that does not look at the flag itself is not called where the scaler found infinities."""
+        if scaler.is_enabled() and len(self.rows) == self._now.scaler_rows and self._mine(optimizer):
+            self._before_step(optimizer, (), {})
+            self._after_step(optimizer, (), {}, skipped=True)
+
+    def _mine(self, optimizer) -> list[Entry]:
+        """Its entries; none where it has nothing to do with the models."""
+        ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        known = any(o is optimizer for o in self.optimizers)
+        if not known and not any(i in self.entries and self.entries[i].owner is not None for i in ids):
+            return []
+        if not known:
+            self.optimizers.append(optimizer)
+        return self.own(optimizer)
+
+    # steps
+
+    def _before_step(self, optimizer, args, kwargs) -> None:
+        with self._lock:
+            own = self._mine(optimizer)
+            row = Row(optimizer, user_frames(innermost=True)[-1], own, [float(g["lr"]) if "lr" in g else None
+                                                                        for g in optimizer.param_groups])
+            self._now.rows.append(row)
+            closure = any(map(callable, (*args, *kwargs.values())))
+            if own and not closure:
+                self._measure(row)
+
+    def _measure(self, row) -> None:
+        scale = getattr(row.optimizer, "grad_scale", None)
+        row.scale = None if scale is None else self.numbers.of(_scalar(scale))
+        for e in row.own:
+            grad = e.tensor._grad
+            if grad is None:
+                continue
+            row.used[e] = number = self.numbers.of(norm_of(grad._array))
+            row.before[e] = e.before or number
+            if e.used is not None and e.used.fits(grad):
+                row.again.append(e)
+            if scale is None and (left := e.scaled_by()) is not None:
+                row.scaled[e] = left
+            if e.clip is not None and e.clip not in row.clips:
+                row.clips.append(e.clip)
+
+    def _after_step(self, optimizer, args, kwargs, skipped=False) -> None:
+        with self._lock:
+            row = None
+            while self._now.rows and (row is None or row.optimizer is not optimizer):  # a step that raised is none
+                row = self._now.rows.pop()
+            if row is None or not row.own:
+                return
+            closure = any(map(callable, (*args, *kwargs.values())))
+            if closure:
+                self._measure(row)
+            found = getattr(optimizer, "found_inf", None)
+            row.skipped = skipped or (found is not None and bool(found.item()))
+            row.number = len(self.rows) + 1
+            self.numbers.read()
+            self._judge(row, closure)
+            self.rows.append(row)
+            self._survive([r for r in self.rows[:-1] if r.optimizer is optimizer][-1:])
+
+    def _judge(self, row, closure) -> None:
+        for e in row.own:
+            e.settle()
+        calls = list(dict.fromkeys([b for e in row.own for b, _ in e.added()]))
+        row.backwards = calls
+        self.facts.of_step(row, closure)
+        self.meetings.step(row)
+        self._losses([b for b in calls if b.step is None])
+        for b in calls:
+            b.step = row.number if b.step is None else b.step
+        for e in row.own:
+            grad = e.tensor._grad
+            e.norms.append(row.used[e].value / row.factor() if e in row.used else None)
+            e.empty()
+            e.used = None if grad is None else Mark(grad, row.number)
+
+    def _losses(self, calls) -> None:
+        for b in calls:
+            bad = [v.value for v in b.values if not math.isfinite(v.value)]
+            if bad:
+                self.facts.add("loss", b.line, len(self.rows) + 1, [b.name], value=bad[0], backward=b.number)
+
+    # graphs that survive
+
+    def _survive(self, rows, end=False) -> None:
+        """Look whether the graphs of these steps, which are over, are still there."""
+        self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
+        known = {b for b, _ in self.survivors}
+        found = [(b, r) for r in rows for b in r.backwards if b not in known and b.alive()]
+        if not found and not (end and self.survivors):
+            return
+        if end or self._collected < COLLECTS:
+            self._collected += 1
+            gc.collect()  # what only garbage holds is no finding
+        self.survivors = [(b, r) for b, r in (*self.survivors, *found) if b.alive()]
+        if self.survivors and (end or len(self.survivors) == 2):
+            self.holder = self._holder() or self.holder
+
+    def _holder(self) -> list[str] | None:
+        for b, _ in reversed(self.survivors):
+            for ref in b.tops:
+                node = ref()
+                if node is not None:
+                    return chain_of(node, names_in_frames())
+        return None
+
+    def nodes(self) -> int:
+        """How many nodes the graphs that survive have together."""
+        alive = [n for b, _ in self.survivors for r in b.tops if (n := r()) is not None]
+        return len(walk(alive)[0])
+
+
+def _scalar(t):
+    """The value of a tensor of one element, which may change afterwards, as a 0-d array."""
+    return wide(t._array).reshape(()).astype(np.float64)
