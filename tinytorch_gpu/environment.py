@@ -98,10 +98,10 @@ def _advice(probe, version) -> str:
     return f"pip install '.[{extra}]'" if extra else "a newer NVIDIA driver, for CUDA 12 or 13"
 
 
-def report(load=ctypes.CDLL) -> str:
-    """The lines of `tinytorch-gpu env`: versions, devices, the probe's reason, what to install."""
+def rows(load=ctypes.CDLL) -> list[tuple[str, str]]:
+    """(what, which): versions, devices, the probe's reason, what to install."""
     probe, version = devices.probe(), driver_version(load)
-    rows = [
+    return [
         ("tinytorch_gpu", __version__),
         ("Python", f"{platform.python_version()} ({platform.system()} {platform.machine()})"),
         *((name, _version_of(name)) for name in PACKAGES),
@@ -112,6 +112,10 @@ def report(load=ctypes.CDLL) -> str:
         ("GPU", f"{'yes' if probe.available else 'no'}: {probe.reason}"),
         ("to install", _advice(probe, version)),
     ]
-    lines = [f"{name + ':':<15} {value}" for name, value in rows]
+
+
+def report(load=ctypes.CDLL) -> str:
+    """The lines of `tinytorch-gpu env`."""
+    lines = [f"{name + ':':<15} {value}" for name, value in rows(load)]
     hint = gpu_hint(load)
     return "\n".join([hint, *lines] if hint else lines)

@@ -40,15 +40,19 @@ def choose_device(name: str):
         devices.backend_for(where)
     except RuntimeError as error:
         raise UserError(f"{error}\n(or train on the CPU with --device cpu)") from None
-    if where.type == "cuda":
-        print(f"training on {where} ({devices.probe().name})")
-    else:
-        hint = environment.gpu_hint()
-        if hint:  # the first line: a GPU that lies idle is the first thing to know
-            print(hint)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(f"training on {'the CPU' if where.type == 'cpu' else 'the simulated device'}, {cores} cores")
+    hint = None if where.type == "cuda" else environment.gpu_hint()
+    if hint:  # the first line: a GPU that lies idle is the first thing to know
+        print(hint)
+    print(f"training on {describe(where)}")
     return where
+
+
+def describe(where) -> str:
+    """A device in words."""
+    if where.type == "cuda":
+        return f"{where} ({devices.probe().name})"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{'the CPU' if where.type == 'cpu' else 'the simulated device'}, {cores} cores"
 
 
 class CtrlC:

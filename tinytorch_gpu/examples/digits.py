@@ -24,6 +24,7 @@ class Settings:
 
     out: str = option("", "folder of the run; runs/digits-1, runs/digits-2, ... where none is named", later=True)
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
+    report: bool = option(False, "note graph, memory, profile, gradients of some steps; write report.html", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
     seed: int = option(0, "seed of the weights and the order of the images", least=0, most=2**32 - 1)
     precision: str = precision_option()
@@ -103,7 +104,8 @@ def test_predictions(model, digits, device) -> np.ndarray:
 @guarded
 def main(argv) -> int:
     """Trains, or continues with --resume; returns the exit status (130 after Ctrl-C)."""
-    run = Run("digits", Settings, parse(Settings, argv, "tinytorch-gpu train digits"), unit="images")
+    run = Run("digits", Settings, parse(Settings, argv, "tinytorch-gpu train digits"), "images",
+              loss="cross-entropy, nats", held_out="share of the test images read right")
     s, device = run.settings, run.device
     digits = Digits()
     print(f"learning scikit-learn's handwritten digits: {len(digits.train)} images, {len(digits.test)} to test with")

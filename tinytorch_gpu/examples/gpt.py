@@ -26,6 +26,7 @@ class Settings:
     data: str = option("", "text file, or folder of text files, to learn instead of Python's source", later=True)
     out: str = option("", "folder of the run; runs/gpt-1, runs/gpt-2, ... where none is named", later=True)
     resume: bool = option(False, "continue the run in --out, or the last one; ends in the same weights", later=True)
+    report: bool = option(False, "note graph, memory, profile, gradients of some steps; write report.html", later=True)
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or sim", later=True)
     seed: int = option(0, "seed of the weights and the order of the data", least=0, most=2**32 - 1)
     precision: str = precision_option()
@@ -150,7 +151,7 @@ def write(model, device, s: Settings) -> str:
 @guarded
 def main(argv) -> int:
     """Trains, or continues with --resume; returns the exit status (130 after Ctrl-C)."""
-    run = Run("gpt", Settings, parse(Settings, argv, "tinytorch-gpu train gpt"), unit="tokens")
+    run = Run("gpt", Settings, parse(Settings, argv, "tinytorch-gpu train gpt"), "tokens", loss="bits per byte")
     s, device = run.settings, run.device
     if s.dim % s.heads:
         raise UserError(f"[settings] --dim {s.dim} does not divide into --heads {s.heads}: make it a multiple")
@@ -181,8 +182,7 @@ def main(argv) -> int:
                 with run.paused():
                     row["held_out"] = held_out_bits(model, corpus, device, s, limit=16384)
             if row or run.due(s.log_every):
-                bits = loss.item() / math.log(2)
-                run.log(tokens, loss=bits, lr=lr, grad_norm=norm.item(), **row)
+                run.log(tokens, loss=loss.item() / math.log(2), lr=lr, grad_norm=norm.item(), **row)
                 tokens = 0
             if run.due(s.save_every):
                 run.save()

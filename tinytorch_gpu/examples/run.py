@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 import tinytorch_gpu as tt
 
+from .. import environment
 from ..backend import device as devices
 from ..backend import random
 from . import settings as options
-from .command import CtrlC, choose_device
+from .command import CtrlC, choose_device, describe
 from .curve import png_plot, smooth, text_plot
 from .settings import UserError
 
@@ -32,12 +33,17 @@ COLUMNS = ("step", "loss", "lr", "grad_norm", "per_second", "memory_mib", "held_
 class Run:
     """Where a training run stands: `settings`, `device`, `step`, and the folder that remembers them.
 
-    `given` are the options of the command line; a resumed run takes the others from its checkpoint. The order of
-    use: construct, `begin` with the parts to save, then `with run:` around `for step in run.steps():`.
+    `given` are the options of the command line; a resumed run takes the others from its checkpoint. `unit` is what a
+    step's work is counted in, `loss` and `held_out` what these columns are measured in (held_out: as the loss). The
+    order of use: construct, `begin` with the parts to save, then `with run:` around `for step in run.steps():`.
     """
 
-    def __init__(self, program: str, cls, given: dict, unit: str):
+    def __init__(self, program: str, cls, given: dict, unit: str, loss: str, held_out: str = ""):
         self.program, self.unit = program, unit
+        self.units = {"per_second": f"{unit}/s", "loss": loss, "held_out": held_out or loss}
+        self._recording = None  # of --report
+        self._steps = self._watched = 0  # since the last row, and those of them that took longer: they were looked into
+        self._looking: float | None = None  # since when one of these runs
         self.step, self.seconds, self.rows, self._saved = 0, 0.0, [], None
         out = given.get("out", "")
         self.folder = Path(out) if out else None
@@ -104,7 +110,23 @@ class Run:
                 self.folder = new_folder(self.program)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = self._open_metrics(self.folder / "metrics.csv")
+        if self.settings.report:
+            with self._writing(self.folder):
+                self._recording = self._record()
         self._mark = self._began = time.perf_counter()
+
+    def _record(self):
+        """What `--report` notes while the run trains."""
+        from ..look import Recording
+
+        given = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in ("resume", "report")}
+        about = {"program": self.program, "units": self.units, "settings": given,
+                 "environment": {"trained on": describe(self.device), **dict(environment.rows())}}
+        try:
+            return Recording(self.folder, self._parts["model"], self._parts["optimizer"], self.settings.steps, about,
+                             self.step)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def save(self) -> None:
         """Writes the checkpoint in one piece: until it is whole, the one before stays."""
@@ -122,6 +144,8 @@ class Run:
             }  # fmt: skip
             parts = {name: part.state_dict() for name, part in self._parts.items()}
             tt.save(state | parts, self.checkpoint)
+            if self._recording is not None:
+                self._recording.save(self.seconds)
         self._on_disk = self.step
 
     @contextlib.contextmanager
@@ -152,7 +176,9 @@ class Run:
     def log(self, amount: int, **values) -> None:
         """Writes a row of metrics.csv for this step and shows it; `amount` is the work in units since the last row."""
         memory = devices.backend_for(self.device).memory_stats(self.device.index)["peak"] / 2**20
-        speed = amount / max(time.perf_counter() - self._mark, 1e-9)
+        self._skip()
+        amount *= (self._steps - self._watched) / self._steps if self._steps else 1
+        speed = amount / max(time.perf_counter() - self._mark, 1e-9) if amount else math.nan
         row = dict.fromkeys(COLUMNS, math.nan) | values
         row |= {"step": self.step, "per_second": speed, "memory_mib": memory}
         if not math.isfinite(row["loss"]):
@@ -167,14 +193,22 @@ class Run:
         held = next((row["held_out"] for row in reversed(self.rows) if not math.isnan(row["held_out"])), None)
         text = f"loss {row['loss']:.3f}, {speed:,.0f} {self.unit}/s, {memory:,.0f} MiB"
         self._bar.set_postfix_str(text + (f", held out {held:.3f}" if held is not None else ""), refresh=False)
-        self._mark = time.perf_counter()
+        self._mark, self._steps, self._watched = time.perf_counter(), 0, 0
 
     @contextlib.contextmanager
     def paused(self):
         """Around what is not training: it does not count in the speed column."""
         began = time.perf_counter()
         yield
-        self._mark += time.perf_counter() - began
+        if self._looking is None:
+            self._mark += time.perf_counter() - began
+
+    def _skip(self) -> None:
+        """Takes what has passed of a step that is looked into out of the speed column."""
+        if self._looking is not None:
+            now = time.perf_counter()
+            self._mark += now - self._looking
+            self._looking = now
 
     # ---- the loop ----
 
@@ -187,10 +221,24 @@ class Run:
         )  # fmt: skip
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, kind, *exc):
+        if self._recording is not None:
+            self._recording.close()
         self._bar.close()
         self._metrics.close()
-        self._ctrl_c.__exit__(*exc)
+        self._ctrl_c.__exit__(kind, *exc)
+        if self._recording is not None and (kind is None or issubclass(kind, Exception)):
+            self._report()
+
+    def _report(self):
+        """Writes what was recorded and the page that shows it."""
+        from ..look import report
+
+        path = self.folder / "report.html"
+        with self._writing(path):
+            self._recording.save(self.seconds)
+            report(self.folder).save(path)
+        print(f"the report of the run is {path}")
 
     def steps(self):
         """The steps still to do, from 1; after Ctrl-C one more, so that `due` is true for it and it is saved."""
@@ -198,7 +246,17 @@ class Run:
         while self.step < self.settings.steps and not self.stopped:
             self.stopped = self._ctrl_c.signal
             self.step += 1
-            yield self.step
+            self._steps += 1
+            if self._recording is None or not self._recording.watched(self.step):
+                yield self.step
+            else:
+                self._watched += 1
+                self._looking = time.perf_counter()
+                self._recording.begin(self.step)
+                yield self.step
+                self._recording.end()
+                self._skip()
+                self._looking = None
             self._bar.update()
         self.stopped = self.stopped or self._ctrl_c.signal
 

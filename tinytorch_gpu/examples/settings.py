@@ -84,6 +84,10 @@ def resumed(cls, saved: dict, given: dict):
     values = {}
     for field in dataclasses.fields(cls):
         name = field.name
+        if name not in saved and field.metadata["later"]:  # a run of an earlier version
+            values[name] = given.get(name, field.default)
+            check(field, values[name])
+            continue
         if name not in saved:
             raise UserError(f"[resume] the checkpoint has no setting {name}: it was written by another version")
         values[name] = given.get(name, saved[name])
