@@ -17,7 +17,8 @@ import tinytorch_gpu as tt
 
 PAGE = DOCS / "autograd.md"
 PICTURES = DOCS / "autograd"
-MEASURED = {"memory", "growth"}  # pictures of times, and of bytes to which Python's own objects belong: words are compared
+# pictures of times, and of bytes among which are Python's own: their words are compared
+MEASURED = {"checkpoints", "growth", "memory", "precision"}
 SHOWN = re.compile(r"!\[[^]]*\]\((autograd/[\w-]+\.svg)\)")
 
 
