@@ -53,7 +53,7 @@ class Course:
     # what is told
 
     def _called(self, module, args) -> None:
-        if self.model is None and not self._over and is_grad_enabled():
+        if self.look.finds and self.model is None and not self._over and is_grad_enabled():
             several = self._made.alive()
             self.model = model_of(module, several)
             if self._watching:
@@ -77,16 +77,18 @@ class Course:
     def _before(self, tensors, what) -> None:
         self.passes += 1
         self.all_passes += 1
-        if self._watching and self.passes == self.which:
-            self._tell("before", tensors, named_tensors(self.model))
+        self._pass("before", tensors)
 
     def _after(self, tensors, what) -> None:
-        if self._watching and self.passes == self.which:
-            self._tell("after", tensors, named_tensors(self.model))
+        self._pass("after", tensors)
         if self._optimized is None:
             self._optimized = bool(self._made.alive())
         if not self._optimized:
             self._step_ends()
+
+    def _pass(self, when, tensors) -> None:
+        if self._watching and self.passes == self.which and self.look.needs == "loss":
+            self._tell(when, tensors, named_tensors(self.model))
 
     def _stepped(self, optimizer, args, kwargs) -> None:
         self._optimized = True

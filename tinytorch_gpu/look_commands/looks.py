@@ -1,11 +1,14 @@
 """What each view of `look` is told while a program runs, and the view that comes out."""
 from __future__ import annotations
 
+import difflib
+
 from .. import look
 from ..look.view import View
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
+from .subjects import Models
 
 __all__ = ["LOOKS", "Look"]
 
@@ -21,6 +24,7 @@ class Look:
     kind: type[View]
     steps: tuple[int, int | None] = (1, 1)
     needs = ""  # "loss", "model": what it cannot do without
+    finds = True  # whether it uses the model, for which all objects are looked through once
 
     def __init__(self, given):
         self.given = given
@@ -104,6 +108,10 @@ class Block(Look):
             self.view.__exit__(None, None, None)
 
 
+def _steps_one_of(optimizer, ids) -> bool:
+    return any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
+
+
 class Memory(Block):
     about = "every byte of training steps by owner, over time and at the peak, and what holds it"
     kind = look.Memory
@@ -118,8 +126,7 @@ class Memory(Block):
     def found(self, model, optimizers):
         self.end()  # what was begun without names; nothing of the model has run yet
         own = {id(p) for p in model.parameters()}
-        fitting = [o for o in optimizers if any(id(p) in own for group in o.param_groups for p in group["params"])]
-        self.open(look.memory(model, fitting[0] if fitting else None))
+        self.open(look.memory(model, next((o for o in optimizers if _steps_one_of(o, own)), None)))
 
 
 class Gradients(Block):
@@ -145,11 +152,60 @@ class Nan(Block):
     about = "the first operator, forward or backward, that makes NaN or an infinity; --stop ends the program there"
     kind = look.Nan
     steps = (1, None)
+    finds = False
 
     def begin(self, model, optimizers):
         self.open(look.nan(stop=self.given.stop))
 
 
+class Profile(Block):
+    about = "time by operator, module and kernel beside what the machine can do; FILE.trace.json is a timeline"
+    kind = look.Profile
+    steps = (1, None)
+    finds = False
+
+    def begin(self, model, optimizers):
+        self.open(look.profile())
+
+
+class Step(Block):
+    about = "training steps watched for the classic pitfalls: gradients that pile up, graphs that stay, clipping"
+    kind = look.Step
+    steps = (1, None)
+    needs = "model"
+
+    def begin(self, model, optimizers):
+        if model is not None:
+            self.found(model, optimizers)
+
+    def found(self, model, optimizers):
+        models = list(model.values()) if isinstance(model, Models) else [model]
+        own = {id(p) for p in model.parameters()}
+        self.open(look.step(models, [o for o in optimizers if _steps_one_of(o, own)]))
+
+
+class OneTensor(Look):
+    about = "a tensor as memory: layout, base, version, gradient, what its operator saved; by default the loss"
+    kind = look.TensorView
+    needs = "loss"
+
+    @staticmethod
+    def options(parser):
+        parser.add_argument("--name", help="a variable that is there at the backward pass, w or weights[0], or a "
+                                           "parameter of the model, layers.0.weight")
+
+    def after(self, tensors, names):
+        name = self.given.name
+        if name is None:
+            self.view = look.tensor(tensors[0])
+            return
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3, 0.3) or list(names)[:6]
+            raise ValueError(f"[look] no tensor {name!r} at that backward pass: there are {', '.join(near) or 'none'}")
+        self.view = look.tensor(names[name])
+
+
 LOOKS: dict[str, type[Look]] = {
-    "graph": Graph, "trace": Trace, "memory": Memory, "gradients": Gradients, "nan": Nan,
+    "graph": Graph, "memory": Memory, "gradients": Gradients, "profile": Profile, "trace": Trace, "tensor": OneTensor,
+    "nan": Nan, "step": Step,
 }

@@ -23,6 +23,7 @@ def add(commands, views: bool) -> None:
 
 
 def _add_views(command) -> None:
+    from ..look import Report
     from .looks import LOOKS
 
     views = command.add_subparsers(dest="view", metavar="VIEW", required=True)
@@ -38,13 +39,22 @@ def _add_views(command) -> None:
             parser.add_argument("--backward", type=_positive, default=1, metavar="K",
                                 help="the K-th backward pass of the step (1)")
         parser.add_argument("--stop", action="store_true", help="end the program after these steps")
-        parser.add_argument("--width", type=_width, metavar="COLUMNS", help="of the text (the terminal's)")
-        parser.add_argument("--save", action="append", default=[], metavar="FILE",
-                            help=f"write the view: {', '.join('.' + e for e in _endings(look.kind))}")
+        _add_output(parser, look.kind)
         look.options(parser)
         parser.add_argument("program", metavar="PROGRAM")
         own = parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the program's own")
         own.required = False  # an old argparse names it as missing
+    report = views.add_parser("report", help="the page of a training run's folder", allow_abbrev=False,
+                              description="curves, gradients, memory, profile, graph, settings and environment of a "
+                                          "run in its folder; `tinytorch-gpu train gpt --report` notes them")
+    _add_output(report, Report)
+    report.add_argument("folder", metavar="FOLDER", help="runs/gpt-1")
+
+
+def _add_output(parser, kind) -> None:
+    parser.add_argument("--width", type=_width, metavar="COLUMNS", help="of the text (the terminal's)")
+    parser.add_argument("--save", action="append", default=[], metavar="FILE",
+                        help=f"write the view: {', '.join('.' + e for e in _endings(kind))}")
 
 
 def _positive(text):
@@ -92,9 +102,15 @@ def _check_files(files, kind) -> None:
 
 def run(given) -> int:
     """Run a parsed command; the exit status."""
+    from ..look import Report, report
     from .course import Course
     from .looks import LOOKS
     from .script import Enough, Program
+
+    if given.view == "report":
+        _check_files(given.save, Report)
+        _output(report(given.folder), given)
+        return 0
 
     look = LOOKS[given.view](given)
     _check_files(given.save, look.kind)
@@ -125,10 +141,14 @@ def _show(look, course, program, given, status) -> int:
         if not program.failed:
             print(f"[look] {_nothing(look, course, program)}", file=sys.stderr)
         return status or 1
-    look.view.print(width=given.width)
-    for name in given.save:
-        print(f"[look] {look.view.save(name)} is written", file=sys.stderr)
+    _output(look.view, given)
     return status
+
+
+def _output(view, given) -> None:
+    view.print(width=given.width)
+    for name in given.save:
+        print(f"[look] {view.save(name)} is written", file=sys.stderr)
 
 
 def _nothing(look, course, program) -> str:

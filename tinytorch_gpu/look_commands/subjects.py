@@ -5,8 +5,8 @@ import gc
 import os
 import sys
 import weakref
-from collections.abc import Iterator
 
+from ..look.memory_holders import visit_locals
 from ..nn import Module, ModuleDict
 from ..optim import Optimizer
 from ..tensor import Tensor
@@ -62,7 +62,7 @@ def model_of(called: Module, several: list[Optimizer]) -> Module:
         return called
     if len(found) == 1:
         return found[0]
-    names = {id(value): name for name, value in reversed(list(_variables())) if issubclass(type(value), Module)}
+    names = {id(value): name for name, value in reversed(_variables()) if issubclass(type(value), Module)}
     models = Models()
     for m in sorted(found, key=lambda m: list(names).index(id(m)) if id(m) in names else len(names)):
         name = names.get(id(m), type(m).__name__).replace(".", "_")
@@ -92,13 +92,13 @@ def named_tensors(model: Module | None) -> dict[str, Tensor]:
     return found
 
 
-def _variables() -> Iterator[tuple[str, object]]:
+def _variables() -> list[tuple[str, object]]:
     """(name, value) of the variables of the program's running functions, the innermost first, then its globals."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
+    found = []
+
+    def visit(name, value, where, file):
         if not file.startswith(PACKAGE) or file.startswith(EXAMPLES):
-            yield from list(frame.f_locals.items())
-            if frame.f_globals.get("__name__") == "__main__" and frame.f_locals is not frame.f_globals:
-                yield from list(frame.f_globals.items())
-        frame = frame.f_back
+            found.append((name, value))
+
+    visit_locals(visit)
+    return found + list(sys.modules["__main__"].__dict__.items())
