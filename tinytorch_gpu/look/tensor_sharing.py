@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import gc
 
+from ..autograd.anomaly import _EXAMPLES, _PACKAGE
 from ..autograd.node import Node
 from ..backend.device import device_of, is_array
 from ..nn import Module
 from ..tensor import Tensor
-from .memory_holders import names_in_frames
+from .memory_holders import visit_locals
 from .saved import kept_of
 from .tensor_layout import address_of, bounds_of, layout_of, owner_of, share_elements
 
@@ -16,8 +17,15 @@ __all__ = ["found_with", "names_of"]
 
 def names_of(objects) -> dict[int, str]:
     """{id of a Tensor: its name}: a variable of a running function, a parameter of such a variable's Module, a
-    gradient of either. A name that begins with an underscore counts last."""
-    variables = names_in_frames()
+    gradient of either. A name that begins with an underscore counts late, this package's own variables last."""
+    variables: dict[int, str] = {}
+    internal: dict[int, str] = {}
+
+    def visit(name, value, where, file):
+        own = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
+        (internal if own else variables).setdefault(id(value), f"`{name}` in {where}")
+
+    visit_locals(visit)
     names = {i: said for i, said in variables.items() if not said.startswith("`_")}
     for o in objects:
         if issubclass(type(o), Module) and id(o) in names:
@@ -26,7 +34,7 @@ def names_of(objects) -> dict[int, str]:
     for o in objects:
         if issubclass(type(o), Tensor) and id(o) in names and (grad := getattr(o, "_grad", None)) is not None:
             names.setdefault(id(grad), names[id(o)].replace("` in", ".grad` in", 1))
-    return {**variables, **names}
+    return {**internal, **variables, **names}
 
 
 def found_with(t) -> tuple[list[dict], dict[int, str]]:
