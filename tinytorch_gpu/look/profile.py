@@ -152,7 +152,7 @@ class Profile(View):
             raise ValueError(f"[trace] {self.data['missing'][0]}")
         self._fold()
         w = self._watch
-        return trace_events(self._kept, w.start, w.seconds, w.zero_event, str(w.device),
+        return trace_events(self._kept, w.thread, w.start, w.seconds, w.zero_event, str(w.device),
                             {"program": "tinytorch_gpu look.profile", "device": str(w.device), "spans": str(w.count)})
 
     def save(self, path) -> Path:

@@ -13,18 +13,19 @@ LABELS = {"operator": "operator", "inplace": "operator", "backward": "backward",
           "module": "module", "step": "optimizer", "kernel": "kernel"}
 
 
-def trace_events(ran, start: float, seconds: float, zero, device: str, others: dict) -> dict:
+def trace_events(ran, thread, start: float, seconds: float, zero, device: str, others: dict) -> dict:
     """{"traceEvents": [...]} of spans: one complete event each, on a row for each thread; what has device times once
     more on the device's row; an arrow from an operator to its node in the backward. Times in microseconds from the
-    block's beginning. `zero`: the event at the device's beginning; `others`: goes into "otherData"."""
-    threads: dict = {}
+    block's beginning, which was in `thread`. `zero`: the event at the device's beginning; `others`: goes into
+    "otherData"."""
+    threads = {thread: 1}
     for one in ran:
         threads.setdefault(one.thread, len(threads) + 1)
     events = [_meta("process_name", HOST, 0, {"name": "host"}), _meta("process_sort_index", HOST, 0, {"sort_index": 1})]
-    for thread, number in threads.items():
-        events += [_meta("thread_name", HOST, number, {"name": thread.name}),
+    for found, number in threads.items():
+        events += [_meta("thread_name", HOST, number, {"name": found.name}),
                    _meta("thread_sort_index", HOST, number, {"sort_index": number})]
-    events.append(_complete("the block", "profile", HOST, next(iter(threads.values()), 1), 0.0, seconds, {}))
+    events.append(_complete("the block", "profile", HOST, 1, 0.0, seconds, {}))
     if any(one.device is not None for one in ran):
         events += [_meta("process_name", DEVICE, 0, {"name": f"{device}, between events"}),
                    _meta("process_sort_index", DEVICE, 0, {"sort_index": 2}),
@@ -32,19 +33,19 @@ def trace_events(ran, start: float, seconds: float, zero, device: str, others: d
     there = set(map(id, ran))
     arrows = 0
     for one in sorted(ran, key=lambda r: (r.start, -r.stop)):
-        label, thread = LABELS[one.kind], threads[one.thread]
+        label, row = LABELS[one.kind], threads[one.thread]
         name = f"{one.name} backward" if one.kind == "backward" else one.name
         begin = one.start - start
-        events.append(_complete(name, label, HOST, thread, begin, one.stop - one.start, _args(one)))
+        events.append(_complete(name, label, HOST, row, begin, one.stop - one.start, _args(one)))
         if one.device is not None:
             events.append(_complete(name, label, DEVICE, 1, zero.elapsed_time(one.first) / 1e3, one.device, {}))
         if one.kind == "backward" and id(one.source) in there:
             arrows += 1
             source = one.source
-            for phase, pid, at, more in (("s", threads[source.thread], source.start - start, {}),
-                                         ("f", thread, begin, {"bp": "e"})):
+            for phase, at_row, at, more in (("s", threads[source.thread], source.start - start, {}),
+                                            ("f", row, begin, {"bp": "e"})):
                 events.append({"ph": phase, "id": arrows, "name": "gradient", "cat": "gradient", "pid": HOST,
-                               "tid": pid, "ts": _us(at), **more})
+                               "tid": at_row, "ts": _us(at), **more})
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {**others, "process": str(os.getpid())}}
 
 
