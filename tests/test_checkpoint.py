@@ -1,6 +1,7 @@
 """Checkpointing: the same values and gradients in less memory, with dropout replayed, nested, of any order."""
 from __future__ import annotations
 
+import gc
 import tracemalloc
 import weakref
 
@@ -128,6 +129,25 @@ def test_it_keeps_inputs_only(device):
     kept, _ = held(lambda b, y: checkpoint(b, y))
     assert plain > 28  # a Tanh saves its output, which the next Linear saves too: 30
     assert kept < 12  # ten inputs, and the last output
+
+
+def test_inputs_are_freed_when_their_part_has_run_backward():
+    """Not when the graph dies, or when the garbage collector runs."""
+    x = tt.ones(4, requires_grad=True)
+    middle = checkpoint(lambda t: t.tanh().exp(), x)
+    loss = checkpoint(lambda t: t.tanh().exp(), middle).sum()
+    kept = weakref.ref(middle._array)
+    del middle
+    seen = []
+    first = loss.grad_fn.next_functions[0][0].next_functions[0][0].next_functions[0][0]  # of the first part
+    assert first.name() == "Exp" and kept() is not None
+    first.register_hook(lambda sent, arrived: seen.append(kept() is None))
+    gc.disable()
+    try:
+        loss.backward()
+    finally:
+        gc.enable()
+    assert seen == [True] and kept() is None and loss.grad_fn is not None
 
 
 def test_operands_without_a_counter_are_not_kept_either(device):

@@ -254,7 +254,7 @@ class Operator(Node):
         """Drop the saved values."""
         if node._saved is not None:
             node._saved = FREED
-            node._owners = None
+            node._owners = node._unpack = None  # the hook may hold as much as the values: a checkpoint its inputs
 
     @classmethod
     def inplace(cls, target, *args, **params):

@@ -26,11 +26,10 @@ class _Done(Exception):
 class _Handle:
     """Stands in the graph for one saved value."""
 
-    __slots__ = ("frame", "number", "shape", "dtype")
+    __slots__ = ("frame", "number")
 
-    def __init__(self, frame, number, tensor):
+    def __init__(self, frame, number):
         self.frame, self.number = frame, number
-        self.shape, self.dtype = tensor.shape, tensor.dtype
 
 
 class _Frame:
@@ -42,13 +41,12 @@ class _Frame:
         self.kwargs = {name: _keep(v) for name, v in kwargs.items()}
         self.random = _random_states(args) if preserve_rng_state else {}
         self.autocast = state.autocast
-        self.handles: list[_Handle] = []
+        self.kinds: list[tuple] = []  # of each saved value; no handles, which refer to this
         self.values: dict[int, object] = {}
 
     def pack(self, tensor):
-        handle = _Handle(self, len(self.handles), tensor)
-        self.handles.append(handle)
-        return handle
+        self.kinds.append((tensor.shape, tensor.dtype))
+        return _Handle(self, len(self.kinds) - 1)
 
     def unpack(self, handle):
         if handle.number not in self.values:
@@ -60,16 +58,16 @@ class _Frame:
 
         def capture(tensor):
             nonlocal count
-            if count < len(self.handles):
-                handle = self.handles[count]
-                if self.check and (tensor.shape, tensor.dtype) != (handle.shape, handle.dtype):
+            if count < len(self.kinds):
+                shape, dtype = self.kinds[count]
+                if self.check and (tensor.shape, tensor.dtype) != (shape, dtype):
                     raise CheckpointError(
                         f"[checkpoint] the recomputed value number {count} is {tensor.dtype.name} {tensor.shape}, was "
-                        f"{handle.dtype.name} {handle.shape}: the function must do the same on every run"
+                        f"{dtype.name} {shape}: the function must do the same on every run"
                     )
                 self.values[count] = tensor
             count += 1
-            if count == len(self.handles):
+            if count == len(self.kinds):
                 raise _Done
             return None
 
@@ -82,9 +80,9 @@ class _Frame:
                     self.function(*args, **kwargs)
             finally:
                 state.saved_hooks = hooks
-        if count < len(self.handles):
+        if count < len(self.kinds):
             raise CheckpointError(
-                f"[checkpoint] the second run saved {count} values, the first {len(self.handles)}: the function must "
+                f"[checkpoint] the second run saved {count} values, the first {len(self.kinds)}: the function must "
                 "do the same on every run"
             )
 
