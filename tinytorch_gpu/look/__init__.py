@@ -17,6 +17,7 @@ from .growth import Growth, growth
 from .memory import Memory, memory
 from .nan import Nan, nan
 from .nvtx import nvtx
+from .overhead import Overhead, overhead
 from .plan import Plan, plan
 from .plan_config import PlanConfig
 from .precision import Precision, precision
@@ -30,8 +31,8 @@ from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Checkpointing", "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Plan", "PlanConfig",
-    "Precision", "Profile", "Recording", "Report", "Step", "TensorView", "Trace", "View", "checkpointing",
-    "explain", "gradients", "graph", "growth", "memory", "nan", "nvtx", "plan", "precision", "profile", "record",
+    "Checkpointing", "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Overhead", "Plan", "PlanConfig",
+    "Precision", "Profile", "Recording", "Report", "Step", "TensorView", "Trace", "View", "checkpointing", "explain",
+    "gradients", "graph", "growth", "memory", "nan", "nvtx", "overhead", "plan", "precision", "profile", "record",
     "report", "step", "tensor", "trace",
 ]
