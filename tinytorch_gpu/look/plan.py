@@ -16,8 +16,9 @@ from .view import View
 __all__ = ["Plan", "plan"]
 
 OWNERS = {"parameters": "parameters", "gathered": "weights gathered from the shards", "casts": "weights in half",
-          "gradients": "gradients", "optimizer": "optimizer state", "saved": "saved activations", "logits": "logits",
-          "flowing": "gradients on their way", "values": "other values", "inputs": "inputs", "workspace": "workspace"}
+          "gradients": "gradients", "optimizer": "optimizer state", "scratch": "optimizer's scratch",
+          "saved": "saved activations", "logits": "logits", "flowing": "gradients on their way",
+          "values": "other values", "inputs": "inputs", "workspace": "workspace"}
 NAMES = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 FAR = 1 << 40  # no batch is larger
 

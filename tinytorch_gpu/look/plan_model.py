@@ -84,7 +84,6 @@ def train_step(config, device):
     cast = config.precision != "fp32" and config.weights == "float32"
     scaler = amp.GradScaler(device.type, init_scale=2.0**8, enabled=config.precision == "fp16")
     half = HALF.get(config.precision, dtypes.bfloat16)
-    gc.collect()
 
     def step():
         optimizer.zero_grad()
@@ -111,7 +110,6 @@ def measured(config, device) -> int:
         before = meter.read()[0]
         step = train_step(config, device)
         step()
-        gc.collect()
         meter.reset()
         step()
         return meter.read()[1] - before

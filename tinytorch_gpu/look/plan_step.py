@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..backend import threads
 from .plan_arithmetic import F32, INDEX, Arithmetic
@@ -38,7 +39,6 @@ class Step:
         self.cores = len(threads.split(1 << 20)) if cores is None else cores
         self.op = Arithmetic(self.tape, gpu, self.cores, half, config.stage == 3)
         self.tokens = config.batch * config.sequence
-        self.loss_kept: list[Piece] = []  # what the graph keeps until the loss goes
         self.all: list[Value] = []  # parameters
 
     # parameters and what belongs to them
@@ -75,7 +75,7 @@ class Step:
         if c.weights == "master":
             self.tape.new(-(-total // cut) * F32, "optimizer", "master weights")
         if not self.gpu:
-            self.tape.new(sum(self.scratch()) * F32, "optimizer", "scratch")
+            self.tape.new(sum(self.scratch()) * F32, "scratch")
 
     def scratch(self) -> tuple[int, int]:
         """Elements of the CPU's optimizer: two arrays of a block, two of a gathered one (optim/blocks.py)."""
@@ -83,7 +83,8 @@ class Step:
         for count in sorted(-(-p.count // self.share(1)) for p in self.all):
             if count >= DIRECT and self.item == F32:
                 run, pieces = 0, -(-count // BLOCK)
-                largest = max(largest, -(-count // pieces) + 15)
+                edges = [*(count * k // pieces // 16 * 16 for k in range(pieces)), count]
+                largest = max(largest, *(b - a for a, b in pairwise(edges)))
             else:
                 run = count if run + count > BLOCK else run + count
                 largest, gathered = max(largest, run), max(gathered, run)
@@ -151,7 +152,7 @@ class Step:
         return out
 
     def checkpoint(self, function, kept: Value):
-        """utils.checkpoint: what it was called with stays as long as the graph; a second run casts weights anew."""
+        """utils.checkpoint: what it was called with stays until its backward is done; a second run casts anew."""
 
         def run(again):
             if not again:
@@ -164,9 +165,7 @@ class Step:
             self.op.casts = outer
             return None
 
-        frame = Frame(self.tape, run, kept)
-        self.loss_kept.append(frame.kept)
-        return frame.run()
+        return Frame(self.tape, run, kept).run()
 
     def forward(self) -> Node:
         """Transformer.forward and the loss; the node of the loss."""

@@ -46,7 +46,7 @@ class Frame:
 
     def __init__(self, tape, function, kept: Value):
         self.tape, self.function, self.nodes, self.ran = tape, function, [], False
-        self.kept = tape.hold(kept.piece)  # as long as the graph is there
+        self.kept = tape.hold(kept.piece)  # until the last of the nodes has run
         if kept.piece.owner == "values":
             tape.becomes(kept.piece, "saved", "checkpoint")
 
@@ -59,7 +59,6 @@ class Frame:
 
     def run_again(self, node):
         """The second run, whose saved pieces are those of the first run's nodes."""
-        node.frame = None
         if self.ran:
             return
         self.ran, tape = True, self.tape
@@ -70,6 +69,12 @@ class Frame:
         tape.nodes, tape.stage = outer, "backward"
         for first, second in zip(self.nodes, again, strict=True):
             first.saved, first.again = second.saved, True
+
+    def leave(self, node):
+        """A node of it has run."""
+        self.nodes.remove(node)
+        if not self.nodes:
+            self.tape.drop(self.kept)
 
 
 class Tape:
@@ -183,6 +188,8 @@ class Tape:
                 node.frame.run_again(node)
             out = node.rule(grad)
             self.release(node)
+            if node.frame is not None:
+                node.frame.leave(node)
             for piece in grad if isinstance(grad, list) else [grad]:
                 self.drop(piece)
             self._deliver(buffers, out)
