@@ -156,7 +156,7 @@ class Checkpointing(View):
                 Column("gradients", keep=3, rule=True), Column("judged", keep=1)]
         rows = []
         for i, row in enumerate(d["ways"]):
-            mark = ("gradients differ" if not row["agrees"] else "the choice" if row["choice"] else
+            mark = ("differs" if not row["agrees"] else "the choice" if row["choice"] else
                     "dominated" if row["dominated"] is not None else "")
             bits = "" if i == 0 else "same bits" if row["same_bits"] else f"within {figure(row['difference'], 2)}"
             rows.append([row["name"], size_of(row["held"]), size_of(row["peak"]), _percent(row["saved"]) if i else "",
