@@ -28,7 +28,7 @@ class Course:
         self.all_passes = 0
         self.model = None
         self.failure: Exception | None = None
-        self._watching = self._over = False
+        self._watching = self._over = self._enough = False
         self._optimized: bool | None = None  # whether steps end with an optimizer's
         self._late: tuple | None = None  # a module that is being called, and hooks that it shall have after it
         self._made = Made()
@@ -49,6 +49,10 @@ class Course:
     def __exit__(self, *exc):
         self._end()
         self._stack.close()
+
+    def where(self) -> str:
+        """Where the program was ended."""
+        return f"after step {self.ended}" if self._enough else f"in step {self.step}"
 
     # what is told
 
@@ -115,6 +119,7 @@ class Course:
         elif self.step == self.first:
             self._begin()
         if self._over and self.stop:
+            self._enough = True
             raise Enough
 
     def _end(self) -> None:

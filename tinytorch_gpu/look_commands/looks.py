@@ -8,6 +8,7 @@ from ..look.view import View
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
+from .script import Enough
 from .subjects import Models
 
 __all__ = ["LOOKS", "Look"]
@@ -148,6 +149,16 @@ class Gradients(Block):
         self.open(look.gradients(model, threshold=self.given.threshold))
 
 
+class Stopping(look.Nan):
+    """Ends the program, also one that catches errors."""
+
+    def _stop(self, event):
+        try:
+            super()._stop(event)
+        except FloatingPointError:
+            raise Enough from None
+
+
 class Nan(Block):
     about = "the first operator, forward or backward, that makes NaN or an infinity; --stop ends the program there"
     kind = look.Nan
@@ -155,7 +166,7 @@ class Nan(Block):
     finds = False
 
     def begin(self, model, optimizers):
-        self.open(look.nan(stop=self.given.stop))
+        self.open(Stopping(True) if self.given.stop else look.nan())
 
 
 class Profile(Block):

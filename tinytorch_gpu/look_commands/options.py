@@ -126,7 +126,7 @@ def run(given) -> int:
                 status = program.run()
         except Enough:
             status = 0
-            print(f"[look] stopped after step {course.ended}", file=sys.stderr)
+            print(f"[look] stopped {course.where()}", file=sys.stderr)
         except KeyboardInterrupt:  # outside of the program's own run
             status = 130
         sys.stderr.flush()

@@ -27,6 +27,7 @@ class Program:
 
     def __init__(self, name: str, args: list[str]):
         self.name, self.args = name, list(args)
+        self.path = os.path.abspath(name)
         self.example = name in EXAMPLES
         self.failed = False  # it ended with an error, which was printed
         if self.example:
@@ -48,10 +49,10 @@ class Program:
                     self.args += ["--out", str(Path(folder) / self.name)]
             else:
                 main = sys.modules["__main__"] = types.ModuleType("__main__")
-                main.__dict__.update(__file__=self.name, __builtins__=builtins, __cached__=None, __spec__=None,
-                                     __loader__=importlib.machinery.SourceFileLoader("__main__", self.name))
+                main.__dict__.update(__file__=self.path, __builtins__=builtins, __cached__=None, __spec__=None,
+                                     __loader__=importlib.machinery.SourceFileLoader("__main__", self.path))
                 sys.argv = [self.name, *self.args]
-                sys.path[0:0] = [os.path.dirname(os.path.abspath(self.name))]
+                sys.path[0:0] = [os.path.dirname(self.path)]
             try:
                 yield
             finally:
@@ -64,8 +65,8 @@ class Program:
             try:
                 if self.example:
                     return importlib.import_module(f"..examples.{self.name}", __package__).main(self.args) or 0
-                with io.open_code(os.path.abspath(self.name)) as file:
-                    code = compile(file.read(), self.name, "exec")
+                with io.open_code(self.path) as file:
+                    code = compile(file.read(), self.path, "exec")
                 exec(code, sys.modules["__main__"].__dict__)
                 return 0
             except SystemExit as e:
