@@ -51,26 +51,31 @@ def visit_locals(visit) -> None:
 def chain_of(target, names, skip=()) -> list[str] | None:
     """["`total` in train(), train.py", "list [3]", ...]: from a name down to the target; None where none was found."""
     skipped = {id(s) for s in skip}
-    came: dict[int, tuple] = {id(target): (None, "")}
+    came: dict[int, object] = {id(target): None}  # id of an owner -> what it refers to, towards the target
     level = [target]
     for _ in range(DEPTH):
         for thing in level:
             if id(thing) in names:
                 return _written(thing, came, names[id(thing)])
         following: list = []
-        for thing in level:
-            for owner in gc.get_referrers(thing):
-                if owner is level or owner is following or id(owner) in came or id(owner) in skipped:
-                    continue
-                if issubclass(type(owner), types.FrameType) and owner.f_code.co_filename.startswith(_HERE):
-                    continue
-                if issubclass(type(owner), dict) and _is_module(owner):
-                    key = next((k for k, v in owner.items() if v is thing), "?")
-                    return _written(thing, came, f"`{key}` in the module {owner['__name__']}")
-                came[id(owner)] = (thing, _link(owner, thing))
-                following.append(owner)
-                if len(following) >= WIDTH:
-                    break
+        wanted = {id(thing) for thing in level}
+        for owner in gc.get_referrers(*level):  # in one pass over all objects
+            if owner is level or owner is came or id(owner) in came or id(owner) in skipped:
+                continue
+            if issubclass(type(owner), types.FrameType) and owner.f_code.co_filename.startswith(_HERE):
+                continue
+            thing = next((t for t in gc.get_referents(owner) if id(t) in wanted), None)
+            if thing is None:  # it has let go since
+                continue
+            if issubclass(type(owner), dict) and _is_module(owner):
+                key = next((k for k, v in owner.items() if v is thing), "?")
+                return _written(thing, came, f"`{key}` in the module {owner['__name__']}")
+            came[id(owner)] = thing
+            following.append(owner)
+            if len(following) >= WIDTH:
+                break
+        if not following:
+            return None
         level = following
     return None
 
@@ -80,13 +85,18 @@ def _is_module(space) -> bool:
     return isinstance(name, str) and getattr(sys.modules.get(name), "__dict__", None) is space
 
 
-def _written(thing, came, first):
-    parts = [first]
-    while thing is not None:
-        thing, link = came[id(thing)]
-        if link:
-            parts.append(link)
+def _written(owner, came, first):
+    parts, above = [first], None
+    while (thing := came[id(owner)]) is not None:
+        of_object = issubclass(type(owner), dict) and getattr(above, "__dict__", None) is owner
+        parts.append(_attribute(owner, thing) if of_object else _link(owner, thing))
+        above, owner = owner, thing
     return parts
+
+
+def _attribute(space, thing) -> str:
+    name = next((k for k, v in space.items() if v is thing), None)
+    return f".{name}" if name is not None else "an attribute"
 
 
 def _link(owner, thing) -> str:
@@ -107,7 +117,10 @@ def _link(owner, thing) -> str:
         return "a closure"
     if issubclass(type(owner), types.FrameType):
         return f"a call of {owner.f_code.co_name}()"
-    return f"a {type(owner).__name__}"
+    space = getattr(owner, "__dict__", None)
+    if space is None or space is thing:
+        return f"a {type(owner).__name__}"
+    return f"a {type(owner).__name__}, {_attribute(space, thing)}"  # without a dictionary of its own until now
 
 
 def held(ledger) -> list[dict]:

@@ -95,25 +95,22 @@ def apart(tensors, terms, entries, given, numbers) -> tuple[list[tuple], str]:
         fakes.append(rejoin(xp_of(tensors[0]._array).zeros(shape, dtype), (node, i) if node.metas else node))
     sent = engine.grad(tensors, fakes, given, retain_graph=True, allow_unused=True)
     parameters = [e.tensor for e in entries]
-    names = _names(terms)
+    names, counts = _names(terms), {}
     found = []
     for (node, _), fake, grad in zip(terms, fakes, sent):
         norms = {}
         if grad is not None:
             got = engine.grad([fake], parameters, [grad], retain_graph=True, allow_unused=True)
             norms = {e: numbers.of(norm_of(g._array)) for e, g in zip(entries, got) if g is not None}
-        found.append((names.get(node) or node.name(), None if node.trace is None else node.trace.frames[-1], norms))
+        name = names.get(node) or node.name()
+        count = counts[name] = counts.get(name, 0) + 1
+        found.append((f"{name} {count}" if count > 1 else name, None if node.trace is None else node.trace.frames[-1], norms))
     return found, ""
 
 
 def _blocked(tensors, entries) -> str:
     """Why a pass more would not be without effect; "" where it is."""
     operators, leaves = walk([t._edge() for t in tensors])
-    own = {id(e.tensor): e.handle.id for e in entries if e.handle is not None}
-    for leaf in leaves:
-        hooks = leaf.variable._hooks
-        if leaf.hooks is not None or (hooks is not None and set(hooks.tensor) - {own.get(id(leaf.variable))}):
-            return "there are hooks on tensors, which would run once more"
     for node in operators:
         if node.hooks is not None:
             return "there are hooks on its graph (look.record() has some), which would run once more"
@@ -121,6 +118,11 @@ def _blocked(tensors, entries) -> str:
             return f"{node.name()} is a Function of the program, which would run once more"
         if any(source == "packed" for _, source in kept_of(node) or ()):
             return "it has values packed by hooks or a checkpoint, which would be computed once more"
+    own = {id(e.tensor): e.handle.id for e in entries if e.handle is not None}
+    for leaf in leaves:
+        hooks = leaf.variable._hooks
+        if leaf.hooks is not None or (hooks is not None and set(hooks.tensor) - {own.get(id(leaf.variable))}):
+            return "there are hooks on tensors, which would run once more"
     return ""
 
 

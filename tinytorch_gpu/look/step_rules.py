@@ -140,7 +140,7 @@ def _of_fact(watch, fact) -> dict:
         what = (f"{steps}: gradients multiplied by the loss scale {figure(m['scale'])} were added to unscaled ones "
                 f"(norm {figure(m['held'])}) in {_names(names)}")
     elif fact.kind == "loss":
-        what = f"{steps}: the loss {_names(names)} was {figure(m['value'])}"
+        what = f"{steps}: the loss of `{_names(names)}` was {figure(m['value'])}"
     elif fact.kind == "eval":
         what = f"{steps}: the model was in eval mode in a training step, with {_names(names)}"
     else:  # skipped
@@ -278,5 +278,7 @@ def _drowned(watch) -> list[dict]:
             times = f"{figure(high['norm'] / low['norm'])} times smaller than" if low["norm"] else "zero beside"
             found.append(_finding("drowned", f"the gradients of {low['name']} (norm {figure(low['norm'])}) are {times} "
                                   f"those of {high['name']} ({figure(high['norm'])}) in "
-                                  f"{count_of(pair['parameters'], 'parameter')}", level="note", small=low, large=high))
+                                  f"{count_of(pair['parameters'], 'parameter')}", level="note",
+                                  **{k: {**x, "line": line_of(x["line"])} for k, x in (("small", low),
+                                                                                     ("large", high))}))
     return found

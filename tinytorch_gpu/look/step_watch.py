@@ -30,7 +30,7 @@ from .step_taps import Taps
 
 __all__ = ["Watch"]
 
-COLLECTS = 8  # garbage collections that a suspicion may cost
+COLLECTS = 3  # garbage collections that a suspicion may cost before the end
 TOP = 32  # nodes of a graph, from its loss on, whose life is watched
 
 
@@ -63,7 +63,7 @@ class Watch:
         self.not_apart: dict[str, int] = {}  # why sums were not told apart -> how often
         self._collected = 0
         self._scales: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node of a scaled loss -> (scale, loss)
-        self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> module in eval mode
+        self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> modules in eval mode
         self._tops: weakref.WeakSet = weakref.WeakSet()  # nodes whose life is watched
         self._sums: dict[tuple, int] = {}  # line -> backward passes of a sum
         self._now = _Now()
@@ -153,7 +153,8 @@ class Watch:
         name, model = self.modes.get(id(module), (None, None))
         if model is not None and not module.training and not model.training and isinstance(output, Tensor):
             if output.grad_fn is not None:
-                self._evaluated[output.grad_fn] = name
+                names = self._evaluated.setdefault(output.grad_fn, [])  # dropout's result is its input then
+                names += [] if name in names else [name]
 
     # backward passes
 
@@ -165,7 +166,7 @@ class Watch:
         with self._lock:
             self._hook_leaves()
             nodes = [t.grad_fn for t in tensors]
-            call = Backward(len(self.backwards) + 1, user_frames(innermost=True)[-1], name_of(tensors),
+            call = Backward(len(self.backwards) + 1, len(self.rows) + 1, user_frames(innermost=True)[-1], name_of(tensors),
                             [weakref.ref(n) for n in nodes if n is not None], self._new(nodes))
             values: list = []
             for t, node in zip(tensors, nodes):
@@ -180,7 +181,8 @@ class Watch:
                                    [r() for r in b.roots] == [r() for r in call.roots]), None)
             if self._evaluated:
                 seen = {n for n in walk([t._edge() for t in tensors])[0]}
-                call.evaluated = tuple(dict.fromkeys([v for n, v in self._evaluated.items() if n in seen]))
+                call.evaluated = tuple(dict.fromkeys([v for n, names in self._evaluated.items() if n in seen
+                                                      for v in names]))
             node = nodes = None
             self._apart(call, tensors)
             self.backwards.append(call)
@@ -375,7 +377,7 @@ class Watch:
         for b in calls:
             bad = [v.value for v in b.values if not math.isfinite(v.value)]
             if bad:
-                self.facts.add("loss", b.line, len(self.rows) + 1, [b.name], value=bad[0], backward=b.number)
+                self.facts.add("loss", b.line, b.before, [b.name], value=bad[0], backward=b.number)
 
     # graphs that survive
 
@@ -384,14 +386,16 @@ class Watch:
         self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
         known = {b for b, _ in self.survivors}
         found = [(b, r) for r in rows for b in r.backwards if b not in known and b.alive()]
-        if not found and not (end and self.survivors):
-            return
-        if end or self._collected < COLLECTS:
+        self.survivors += found
+        look = end or (found and len(self.survivors) > 1 and self.holder is None and self._collected < COLLECTS)
+        if self.survivors and look:
             self._collected += 1
             gc.collect()  # what only garbage holds is no finding
-        self.survivors = [(b, r) for b, r in (*self.survivors, *found) if b.alive()]
-        if self.survivors and (end or len(self.survivors) == 2):
-            self.holder = self._holder() or self.holder
+            self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
+            if self.holder is None and (end or len(self.survivors) > 1):
+                self.holder = self._holder()
+        if not self.survivors:
+            self.holder = None
 
     def _holder(self) -> list[str] | None:
         for b, _ in reversed(self.survivors):
