@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from .checkpointing import Checkpointing, checkpointing
 from .explain import Explanation, explain
+from .fusion import Fusion, fusion
 from .gradients import Gradients, gradients
 from .graph import Graph, graph
 from .growth import Growth, growth
@@ -31,8 +32,8 @@ from .trace import Trace, trace
 from .view import View
 
 __all__ = [
-    "Checkpointing", "Explanation", "Gradients", "Graph", "Growth", "Memory", "Nan", "Overhead", "Plan", "PlanConfig",
-    "Precision", "Profile", "Recording", "Report", "Step", "TensorView", "Trace", "View", "checkpointing", "explain",
-    "gradients", "graph", "growth", "memory", "nan", "nvtx", "overhead", "plan", "precision", "profile", "record",
-    "report", "step", "tensor", "trace",
+    "Checkpointing", "Explanation", "Fusion", "Gradients", "Graph", "Growth", "Memory", "Nan", "Overhead", "Plan",
+    "PlanConfig", "Precision", "Profile", "Recording", "Report", "Step", "TensorView", "Trace", "View", "checkpointing",
+    "explain", "fusion", "gradients", "graph", "growth", "memory", "nan", "nvtx", "overhead", "plan", "precision",
+    "profile", "record", "report", "step", "tensor", "trace",
 ]

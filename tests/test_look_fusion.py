@@ -1,0 +1,648 @@
+"""look.fusion: what is found in programs written by hand, what is not, bytes and times by formula, values measured."""
+from __future__ import annotations
+
+import gc
+import io
+import json
+import math
+import re
+import weakref
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import look, nn
+from tinytorch_gpu.autograd import modes
+from tinytorch_gpu.autograd.operator import Operator
+from tinytorch_gpu.look import fusion_gain
+from tinytorch_gpu.look.cost import cost
+from tinytorch_gpu.look import fusion
+from tinytorch_gpu.look.fusion_products import cheapest
+from tinytorch_gpu.nn import functional as F
+from tinytorch_gpu.nn import hooks as module_hooks
+
+INF = float("inf")
+
+
+def randn(rng, *shape, grad=True):
+    return tt.tensor(rng.standard_normal(shape).astype("f4"), requires_grad=grad)
+
+
+def kinds(view):
+    return [(f["kind"], f["operators"]) for f in view.data["findings"]]
+
+
+def only(view):
+    (found,) = view.data["findings"]
+    return found
+
+
+# what is found, and that the operator that is named computes the same
+
+
+def attention(rng, scale=None, mask=None, dropout=0.0, softmax=None):
+    q, k, v = randn(rng, 2, 3, 6, 4), randn(rng, 2, 3, 6, 4), randn(rng, 2, 3, 6, 5)
+
+    def run():
+        scores = q @ k.transpose(-1, -2)
+        scores = scores if scale is None else scores * scale
+        scores = scores if mask is None else mask(scores)
+        p = scores.softmax(-1) if softmax is None else softmax(scores)
+        return F.dropout(p, dropout) @ v
+
+    return run
+
+
+def written_softmax(x):
+    e = (x - x.amax(-1, keepdim=True).detach()).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+def upper(t=6):
+    return tt.ones(t, t).tril() == 0
+
+
+def layer_norm(rng, affine=True, variance="written", shape=(5, 7, 8)):
+    x, w, b = randn(rng, *shape), randn(rng, shape[-1]), randn(rng, shape[-1])
+
+    def run():
+        mean = x.mean(-1, keepdim=True)
+        var = ((x - mean) ** 2).mean(-1, keepdim=True) if variance == "written" else x.var(
+            -1, unbiased=False, keepdim=True)
+        y = (x - mean) / (var + 1e-5).sqrt() if variance == "written" else (x - mean) * tt.rsqrt(var + 1e-5)
+        return y * w + b if affine else y
+
+    return run
+
+
+def rms_norm(rng):
+    x, w = randn(rng, 5, 8), randn(rng, 8)
+    return lambda: x * tt.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * w
+
+
+def cross_entropy(rng, how):
+    x, y = randn(rng, 9, 5), tt.tensor(rng.integers(0, 5, 9))
+    rows = tt.arange(9)
+    return {
+        "log_softmax": lambda: -F.log_softmax(x, -1)[rows, y].mean(),
+        "nll": lambda: F.nll_loss(F.log_softmax(x, 1), y),
+        "log of softmax": lambda: -F.softmax(x, -1).log().gather(1, y[:, None]).sum(),
+        "log of written": lambda: F.nll_loss(written_softmax(x).log(), y),
+        "logsumexp": lambda: (x.logsumexp(1, keepdim=True) - x.gather(1, y[:, None])).mean(),
+        "logsumexp flat": lambda: (x.logsumexp(1) - x[rows, y]).mean(),
+    }[how]
+
+
+def products(rng, how):
+    x, w, b = randn(rng, 6, 4), randn(rng, 4, 7), randn(rng, 7)
+    return {
+        "bias": lambda: x @ w + b,
+        "bias gelu": lambda: F.gelu(x @ w + b),
+        "bias silu": lambda: F.silu(F.linear(x, w.T) + b),
+        "bias relu": lambda: (x @ w + b).relu(),
+    }[how]
+
+
+def elementwise(rng, how):
+    x, y = randn(rng, 6, 8), randn(rng, 6, 8)
+    return {
+        "gelu": lambda: x * 0.5 * (1 + tt.erf(x / math.sqrt(2))),
+        "gelu tanh": lambda: 0.5 * x * (1 + tt.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3))),
+        "silu": lambda: x * tt.sigmoid(x),
+        "silu exp": lambda: x / (1 + (-x).exp()),
+        "swiglu": lambda: F.silu(x) * y,
+        "geglu": lambda: y * F.gelu(x),
+        "mse": lambda: ((x - y) ** 2).mean(),
+        "mse sum": lambda: (x - y).square().sum(),
+        "l1": lambda: (x - y).abs().mean(),
+        "dropout": lambda: F.dropout(x, 0.3) + y,
+        "softmax": lambda: written_softmax(x),
+        "sigmoid": lambda: 1 / (1 + (-x).exp()),
+    }[how]
+
+
+PROGRAMS = [
+    ("plain", attention, {}, "attention", "F.scaled_dot_product_attention(q, k, v, scale=1)"),
+    ("scaled", attention, {"scale": 0.5}, "attention", "F.scaled_dot_product_attention(q, k, v)"),
+    ("causal", attention, {"scale": 0.5, "mask": lambda s: s.masked_fill(upper(), -INF)}, "attention",
+     "F.scaled_dot_product_attention(q, k, v, is_causal=True)"),
+    ("where", attention, {"mask": lambda s: tt.where(tt.ones(6, 6).tril() > 0, s, -INF), "scale": 0.25}, "attention",
+     "F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.25)"),
+    ("masked", attention, {"scale": 0.5, "mask": lambda s: s.masked_fill(upper().T, -1e9)}, "attention",
+     "F.scaled_dot_product_attention(q, k, v, attn_mask=~mask)"),
+    ("biased", attention, {"scale": 0.5, "mask": lambda s: s + tt.ones(6, 6).triu() * 2}, "attention",
+     "F.scaled_dot_product_attention(q, k, v, attn_mask=mask)"),
+    ("dropped", attention, {"scale": 0.5, "dropout": 0.4}, "attention",
+     "F.scaled_dot_product_attention(q, k, v, dropout_p=0.4)"),
+    ("by hand", attention, {"scale": 0.5, "softmax": written_softmax}, "attention",
+     "F.scaled_dot_product_attention(q, k, v)"),
+    ("layer norm", layer_norm, {}, "layer norm", "F.layer_norm(x, (8,), weight, bias, eps=1e-05)"),
+    ("without affine", layer_norm, {"affine": False}, "layer norm", "F.layer_norm(x, (8,), eps=1e-05)"),
+    ("variance", layer_norm, {"variance": "var"}, "layer norm", "F.layer_norm(x, (8,), weight, bias, eps=1e-05)"),
+    ("rms norm", rms_norm, {}, "RMS norm", "F.rms_norm(x, (8,), weight, eps=1e-06)"),
+    *[(how, cross_entropy, {"how": how}, "cross entropy",
+       'F.cross_entropy(logits, target, reduction="sum")' if how == "log of softmax" else
+       "F.cross_entropy(logits, target)")
+      for how in ("log_softmax", "nll", "log of softmax", "log of written", "logsumexp", "logsumexp flat")],
+    ("bias", products, {"how": "bias"}, "matmul + bias", "tt.addmm(bias, x, w)"),
+    ("bias gelu", products, {"how": "bias gelu"}, "matmul + bias + activation", 'F.bias_act(x @ w, bias, "gelu")'),
+    ("bias relu", products, {"how": "bias relu"}, "matmul + bias + activation", 'F.bias_act(x @ w, bias, "relu")'),
+    ("bias silu", products, {"how": "bias silu"}, "matmul + bias + activation",
+     'F.bias_act(F.linear(x, w), bias, "silu")'),
+    *[(how, elementwise, {"how": how}, kind, use) for how, kind, use in (
+        ("gelu", "elementwise chain", "F.gelu(x)"),
+        ("gelu tanh", "elementwise chain", 'F.gelu(x, approximate="tanh")'),
+        ("silu", "elementwise chain", "F.silu(x)"), ("silu exp", "elementwise chain", "F.silu(x)"),
+        ("swiglu", "elementwise chain", "F.swiglu(a, b)"), ("geglu", "elementwise chain", "F.geglu(a, b)"),
+        ("mse", "reduction with its neighbours", "F.mse_loss(a, b)"),
+        ("mse sum", "reduction with its neighbours", 'F.mse_loss(a, b, reduction="sum")'),
+        ("l1", "reduction with its neighbours", "F.l1_loss(a, b)"),
+        ("dropout", "dropout + residual", "F.dropout_add(x, residual, p=0.3)"),
+        ("softmax", "softmax", "F.softmax(x, dim=-1)"), ("sigmoid", "elementwise chain", "F.sigmoid(x)"))],
+]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Timings too short to mean anything: only values are looked at."""
+    monkeypatch.setattr(fusion_gain, "ROUNDS", 1)
+    monkeypatch.setattr(fusion_gain, "LEAST_ROUNDS", 1)
+    monkeypatch.setattr(fusion_gain, "LEAST_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("make, options, kind, use", [p[1:] for p in PROGRAMS], ids=[p[0] for p in PROGRAMS])
+def test_programs_written_out(make, options, kind, use, rng, quick):
+    run = make(rng, **options)
+    found = only(fusion(run, measure=True))
+    assert (found["kind"], found["use"]) == (kind, use)
+    measured = found["measured"]
+    assert measured["agrees"] and measured["difference"] <= measured["tolerance"] <= 2e-5
+    assert measured["now"] > 0 and measured["fused"] > 0
+    if "scale=1)" in use and "mask" not in use:  # two products and a softmax either way
+        assert found["fused"]["bytes"] == found["now"]["bytes"]
+        assert found["gain"] == pytest.approx(0, abs=1e-12)
+    else:
+        assert found["fused"]["bytes"] < found["now"]["bytes"] and found["gain"] > 0
+        assert found["fused"]["launches"] < found["now"]["launches"]
+    with look.record():
+        out = run()
+    graph = only(fusion(out))
+    assert graph["kind"] == kind and graph["measured"] is None
+    if "is_causal" not in use:  # the mask's values are gone
+        assert graph["use"] == use
+
+
+def test_what_is_named_exists():
+    names = {match for p in PROGRAMS for match in re.findall(r"\b(?:F|tt)\.([\w.]+)\(", p[-1])}
+    for name in names | {"add_layer_norm", "add_rms_norm"}:
+        assert hasattr(F, name) or hasattr(tt, name), name
+    for place, name in ((tt.linalg, "multi_dot"), (tt.optim, "SGD"), (tt.optim, "AdamW"), (tt, "kernel")):
+        assert hasattr(place, name)
+
+
+def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
+    from tinytorch_gpu.look import fusion_softmax
+
+    x = randn(rng, 6, 8)
+    run = lambda: written_softmax(x)  # noqa: E731
+    monkeypatch.setattr(fusion_softmax.F, "softmax", lambda x, dim: x * 2)
+    view = fusion(run, measure=True)
+    found = only(view)
+    assert not found["measured"]["agrees"] and found["gain"] == 0.0
+    assert view.data["total"]["gain"] == 0.0
+    assert "DIFFER" in str(view)
+
+
+def test_residual_and_norm(rng, quick):
+    x, y, norm = randn(rng, 5, 8), randn(rng, 5, 8), nn.LayerNorm(8)
+
+    def run():
+        total = x + y
+        return norm(total), total
+
+    found = only(fusion(run, measure=True))
+    assert found["kind"] == "residual + norm" and "add_layer_norm" in found["use"]
+    assert found["measured"]["agrees"] and len(found["writes"]) == 2
+    rms = nn.RMSNorm(8)
+    found = only(fusion(lambda: rms(x + y), measure=True))
+    assert "add_rms_norm" in found["use"] and found["measured"]["agrees"]
+
+
+# what is not found
+
+
+def test_an_intermediate_that_is_used_twice_is_no_chain(rng):
+    x = randn(rng, 4, 6)
+
+    def once():
+        return (x * 2).exp()
+
+    def returned():
+        h = x * 2
+        return h, h.exp()
+
+    def twice():
+        h = x * 2
+        return h.exp() @ h.T
+
+    assert only(fusion(once))["operators"] == ["Mul", "Exp"]
+    assert fusion(returned).data["findings"] == []
+    assert fusion(twice).data["findings"] == []
+
+
+def test_what_a_users_function_reads_is_used(rng):
+    class Own(tt.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    x = randn(rng, 4, 6)
+
+    def run():
+        h = x * 2
+        return h.exp(), Own.apply(h)
+
+    view = fusion(run)
+    assert view.data["findings"] == []
+    assert any("Own" in note for note in view.data["missing"])
+    with look.record():
+        out = run()
+    assert fusion(list(out)).data["findings"] == []
+
+
+def test_results_of_another_size_end_a_chain(rng):
+    x, small = randn(rng, 4, 6), randn(rng, 6)
+    found = only(fusion(lambda: x * (small * 2).exp()))
+    assert found["operators"] == ["Mul", "Exp"]  # of the small array; the product reads it again and again
+
+
+def test_parts_of_patterns_that_are_needed_outside(rng):
+    run = attention(rng, scale=0.5)
+    q, k, v = randn(rng, 6, 4), randn(rng, 6, 4), randn(rng, 6, 4)
+
+    def shown():  # the probabilities are returned
+        p = ((q @ k.T) * 0.5).softmax(-1)
+        return p @ v, p
+
+    assert [f["kind"] for f in fusion(shown).data["findings"]] == []
+    assert only(fusion(run))["kind"] == "attention"
+
+    def dim():  # softmax over queries is not attention
+        return ((q @ k.T) * 0.5).softmax(0) @ v
+
+    assert fusion(dim).data["findings"] == []
+
+
+def test_a_variance_with_another_divisor_is_no_layer_norm(rng):
+    x = randn(rng, 5, 8)
+    found = only(fusion(lambda: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt()))
+    assert found["kind"] == "normalization" and found["use"] is None and "n - 1" in found["notes"][0]
+    other = only(fusion(lambda: (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()))
+    assert other["use"] is None and "last dimensions" in other["notes"][0]
+
+
+def test_nothing_to_fuse_is_said(rng):
+    x, w = randn(rng, 4, 6), randn(rng, 6, 3)
+    view = fusion(lambda: x @ w)
+    assert view.data["findings"] == [] and view.data["total"]["gain"] == 0
+    assert str(view).startswith("nothing to fuse in 1 operator")
+    with pytest.raises(ValueError, match="nothing was found"):
+        view.to_svg()
+    assert "nothing to fuse" in view.page()
+
+
+def test_a_mask_that_is_scaled_too_is_no_attention_of_ours(rng):
+    bias = tt.ones(6, 6)
+    view = fusion(attention(rng, mask=lambda s: (s + bias) * 0.5))
+    assert "attention" not in [f["kind"] for f in view.data["findings"]]
+
+
+# bytes, times, patterns of access
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_bytes_of_a_chain_by_hand(width):
+    n = 3 * width
+    x = tt.ones(3, width, requires_grad=True)
+    found = only(fusion(lambda: ((x + 1) * 2).sin().exp()))
+    assert found["now"]["bytes"] == 4 * 2 * 4 * n and found["fused"]["bytes"] == 2 * 4 * n
+    assert found["now"]["flops"] == found["fused"]["flops"] == 4 * n
+    assert found["now"]["intensity"] == 4 * n / (32 * n) and found["fused"]["intensity"] == 4 * n / (8 * n)
+    assert (found["now"]["launches"], found["fused"]["launches"]) == (4, 1)
+    assert found["use"] is None and found["access"]["contiguous"] == {"bytes": 32 * n, "share": 1.0}
+
+
+def test_bytes_of_attention_by_hand():
+    b, h, t, d = 2, 3, 10, 8
+    q, k, v = (tt.ones(b, h, t, d, requires_grad=True) for _ in range(3))
+    found = only(fusion(lambda: ((q @ k.transpose(-1, -2)) * 0.3).softmax(-1) @ v))
+    array, scores = 4 * b * h * t * d, 4 * b * h * t * t
+    # q k^T: two read, scores written; scale and softmax: read and written; probabilities and v read, one written
+    assert found["now"]["bytes"] == 2 * array + scores + 2 * 2 * scores + scores + 2 * array
+    assert found["fused"]["bytes"] == 4 * array + 4 * scores
+    assert found["now"]["flops"] == 2 * 2 * b * h * t * t * d + 6 * b * h * t * t
+    q, out, probs = ("float32", (b, h, t, d)), ("float32", (b, h, t, d)), ("float32", (b, h, t, t))
+    whole = cost("Attention", [q, q, q, None], [out, probs])  # the same as the operator's own cost
+    assert (found["fused"]["bytes"], found["fused"]["flops"]) == (whole.bytes, whole.flops)
+
+
+def test_predicted_seconds_follow_from_the_ceiling():
+    x = tt.ones(64, 32, requires_grad=True)
+    view = fusion(lambda: (x * 2).exp())
+    c, found = view.data["ceiling"], only(view)
+    n = 4 * 64 * 32
+    assert found["now"]["seconds"] == pytest.approx(2 * (2 * n / c["bandwidth"] + c["launch"]))
+    assert found["fused"]["seconds"] == pytest.approx(2 * n / c["bandwidth"] + c["launch"])
+    assert found["gain"] == pytest.approx(found["now"]["seconds"] - found["fused"]["seconds"])
+    total = view.data["total"]
+    assert total["seconds"] == pytest.approx(found["now"]["seconds"])
+    assert total["gain"] == 0 and total["gain_of_own"] == pytest.approx(found["gain"])
+    assert total["launches"] == 2 and total["bytes"] == 4 * n
+
+
+def test_how_the_bytes_lie():
+    x, row = tt.ones(6, 8, requires_grad=True), tt.ones(8, requires_grad=True)
+    found = only(fusion(lambda: (x.T * 2).exp()))
+    # x.T read strided; the elementwise result keeps the order of its operand's memory
+    strided = found["access"]["strided"]["bytes"]
+    assert strided >= 4 * 48 and sum(a["bytes"] for a in found["access"].values()) == found["now"]["bytes"]
+    found = only(fusion(lambda: (row.expand(6, 8) * x).exp()))
+    assert found["access"]["repeated"] == {"bytes": 4 * 48, "share": 48 / (5 * 48)}
+    logits, y = tt.ones(4, 5, requires_grad=True), tt.tensor([0, 1, 2, 3])
+    found = only(fusion(lambda: -F.log_softmax(logits, -1).gather(1, y[:, None]).mean()))
+    assert found["access"]["gathered"]["bytes"] == 4 * 4 * 2 + 8 * 4  # 4 floats picked by int64, written
+    assert sum(a["share"] for a in found["access"].values()) == pytest.approx(1)
+
+
+# chains of products
+
+
+def brute(sizes):
+    """The least operations over all bracketings."""
+    if len(sizes) == 2:
+        return 0
+    return min(brute(sizes[:k + 1]) + brute(sizes[k:]) + 2 * sizes[0] * sizes[k] * sizes[-1]
+               for k in range(1, len(sizes) - 1))
+
+
+def test_the_cheapest_order_against_all_orders(rng):
+    for n in (3, 4, 5, 6):
+        for _ in range(5):
+            sizes = [int(s) for s in rng.integers(1, 30, n + 1)]
+            assert cheapest(sizes)[0] == brute(sizes)
+
+
+def test_product_chains(rng, quick):
+    a, b, c, d = randn(rng, 3, 20), randn(rng, 20, 2), randn(rng, 2, 20), randn(rng, 20, 4)
+    found = only(fusion(lambda: a @ b @ c @ d, measure=True))
+    assert found["kind"] == "matmul chain" and found["use"] == "tt.linalg.multi_dot([A, B, C, D])"
+    assert found["now"]["flops"] == 2 * (3 * 20 * 2 + 3 * 2 * 20 + 3 * 20 * 4)
+    assert found["fused"]["flops"] == brute([3, 20, 2, 20, 4]) == 2 * (3 * 20 * 2 + 2 * 20 * 4 + 3 * 2 * 4)
+    assert "(A B) (C D)" in found["notes"][0] and found["measured"]["agrees"]
+    assert fusion(lambda: (a @ b) @ (c @ d)).data["findings"] == []  # as cheap as can be
+
+    def used():  # a part is needed on its own
+        part = a @ b @ c
+        return part @ d, part
+
+    assert fusion(used).data["findings"] == []
+
+
+def test_an_activation_behind_a_bias_in_the_product_has_no_operator(rng):
+    layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
+    found = only(fusion(lambda: F.gelu(layer(x))))
+    assert found["kind"] == "matmul + bias + activation" and found["use"] is None
+    assert found["now"]["bytes"] - found["fused"]["bytes"] == 2 * 4 * 6 * 7  # written and read between
+    assert "tinytorch_gpu.kernel" in str(fusion(lambda: F.gelu(layer(x))))
+
+
+# loops of updates
+
+
+def test_an_optimizer_written_as_a_loop(rng, quick):
+    params = [randn(rng, 4, 3), randn(rng, 3), randn(rng, 5)]
+    for p in params:
+        p.grad = tt.ones_like(p)
+    before = [p.detach().cpu().numpy().copy() for p in params]
+
+    def step():
+        with tt.no_grad():
+            for p in params:
+                p -= 0.5 * p.grad
+
+    found = only(fusion(step, measure=True))
+    n = 12 + 3 + 5
+    assert found["kind"] == "update loop" and found["use"] == "tt.optim.SGD(parameters, lr=0.5)"
+    assert found["operators"] == ["Mul", "Sub"] * 3 and found["measured"]["agrees"]
+    # lr * g: read, written; p - that: two read, one written; and written into p: read, written
+    assert found["now"]["bytes"] == 4 * n * (2 + 3 + 2) and found["fused"]["bytes"] == 4 * 3 * n
+    for p, was in zip(params, before):  # the function ran once; measuring changed copies
+        np.testing.assert_allclose(p.detach().cpu().numpy(), was - 0.5, rtol=1e-6)
+
+
+def test_adam_written_as_a_loop_and_what_is_no_loop(rng):
+    params = [randn(rng, 4), randn(rng, 5)]
+    state = [(tt.zeros_like(p), tt.zeros_like(p)) for p in params]
+    for p in params:
+        p.grad = tt.ones_like(p)
+
+    def adam(params=params):
+        with tt.no_grad():
+            for p, (m, v) in zip(params, state):
+                m.mul_(0.9).add_(p.grad * 0.1)
+                v.mul_(0.999).add_(p.grad * p.grad * 0.001)
+                p -= 1e-3 * m / (v.sqrt() + 1e-8)
+
+    view = fusion(adam, measure=True)
+    found = only(view)
+    assert found["kind"] == "update loop" and "AdamW" in found["use"] and found["measured"] is None
+    assert found["fused"]["bytes"] == 4 * 9 * (4 + 3)  # p, g, m, v read; p, m, v written
+    assert "constants" in str(view)
+    assert "update loop" not in [f["kind"] for f in fusion(lambda: adam(params[:1])).data["findings"]]
+
+
+# one finding for each operator, names, repetitions
+
+
+class Block(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.qkv, self.out, self.norm = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), nn.LayerNorm(dim)
+        self.dim = dim
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).split(self.dim, -1)
+        y = (q @ k.transpose(-1, -2) / math.sqrt(self.dim)).softmax(-1) @ v
+        y = self.out(y)
+        return x + y * tt.sigmoid(y)
+
+
+def transformer(rng, depth=3, dim=8):
+    model = nn.Sequential(*[Block(dim) for _ in range(depth)])
+    x = randn(rng, 2, 5, dim, grad=False)
+    return model, lambda: (model(x) ** 2).mean()
+
+
+def test_an_operator_belongs_to_one_finding_and_blocks_repeat(rng, quick):
+    model, run = transformer(rng)
+    view = fusion(run, measure=True)
+    steps = [s for f in view.data["findings"] for s in f["steps"]]
+    assert len(steps) == len(set(steps))
+    found = [f for f in view.data["findings"] if f["kind"] == "attention"]
+    assert [f["module"] for f in found] == ["0 (Block)", "1 (Block)", "2 (Block)"]
+    assert {f["like"] for f in found} == {found[0]["id"]}
+    assert found[0]["measured"] is not None and found[1]["measured"] is None  # one of each is measured
+    assert "softmax(-1) @ v" in found[0]["line"]["source"] and found[0]["line"]["file"] == __file__
+    assert "attention: Gemm, Div, Softmax, Gemm, 3 times" in str(view)
+    with look.record():
+        loss = run()
+        loss.backward()
+    graph = fusion(loss)
+    assert kinds(graph) == kinds(view)
+    assert [f["module"] for f in graph.data["findings"]] == [f["module"] for f in view.data["findings"]]
+
+
+def test_one_width_changes_exactly_its_figures(rng):
+    def of(dim):
+        _, run = transformer(rng, 1, dim)
+        return next(f for f in fusion(run).data["findings"] if f["kind"] == "attention")
+
+    a, b = of(8), of(9)
+    pairs = 2 * 5 * 5
+    assert b["now"]["flops"] - a["now"]["flops"] == 2 * 2 * pairs
+    assert b["now"]["bytes"] - a["now"]["bytes"] == 4 * 4 * 2 * 5
+
+
+def test_without_gradients_and_under_autocast(rng):
+    x, y = randn(rng, 6, 8, grad=False), randn(rng, 8, 8)
+    assert only(fusion(lambda: x * tt.sigmoid(x)))["use"] == "F.silu(x)"
+
+    def run():
+        with tt.amp.autocast(x.device.type, dtype=tt.bfloat16):
+            return ((x @ y) * 2).relu()
+
+    found = only(fusion(run))
+    assert found["operators"] == ["Mul", "ReLU"] and found["reads"] == ["bf16[6,8]"]
+
+
+def test_a_module_with_its_batch(rng):
+    model, _ = transformer(rng, 1)
+    x = randn(rng, 2, 5, 8, grad=False)
+    assert [f["kind"] for f in fusion(model, x).data["findings"]][0] == "attention"
+
+
+# what stays, errors
+
+
+def test_nothing_stays_on_the_lower_floors(rng):
+    before = Operator.__dict__["apply"], dict(module_hooks.__dict__), modes.recorder, modes.anomaly
+
+    def bad():
+        (randn(rng, 3) * 2).exp()
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        fusion(bad)
+    x = randn(rng, 300)
+    gone = []
+
+    def run():
+        h = (x * 2).exp()
+        gone.append(weakref.ref(h))
+        return h.sum()
+
+    view = fusion(run)
+    gc.collect()
+    assert gone[0]() is None and view.data["findings"]
+    assert before == (Operator.__dict__["apply"], dict(module_hooks.__dict__), modes.recorder, modes.anomaly)
+    out = (x * 2).exp()
+    assert out.grad_fn.hooks is None and out.grad_fn.trace is None
+
+
+def test_errors(rng):
+    x = randn(rng, 3)
+    for what, error, words in [
+        (3, TypeError, "a list of them, or a function, got int"), (tt.ones(3), ValueError, "no graph"),
+        (x, ValueError, "leaf"), ([], ValueError, "empty"), (lambda: 3, ValueError, "no operator"),
+    ]:
+        with pytest.raises(error, match=re.escape(words)):
+            fusion(what)
+    with pytest.raises(ValueError, match="give a function"):
+        fusion(x * 2, measure=True)
+    with pytest.raises(TypeError, match="1 argument given beside a Tensor"):
+        fusion(x * 2, x)
+
+
+def test_a_graph_that_was_not_recorded_says_what_is_missing(rng):
+    x = randn(rng, 3)
+    view = fusion((x * x).exp().sin())
+    assert only(view)["operators"] == ["Mul", "Exp", "Sin"] and only(view)["line"] is None
+    assert any("look.record()" in m for m in view.data["missing"])
+
+
+# text, pages, files
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_text_fits_its_width(width, rng, quick):
+    _, run = transformer(rng)
+    out = io.StringIO()
+    view = fusion(run, measure=True)
+    view.print(file=out, width=width)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(out.getvalue().split())
+    for words in ("ceilings of", "attention", "use F.scaled_dot_product_attention", "total:", "predicted", "measured",
+                  "operators of this package take off"):
+        assert words in text
+    if not view.data["ceiling"]["gpu"]:
+        assert "no GPU's" in text
+
+
+def test_other_encodings_and_files(rng, tmp_path, quick):
+    _, run = transformer(rng)
+    view = fusion(run, measure=True)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    view.print(file=stream)
+    stream.flush()
+    assert stream.buffer.getvalue().decode("ascii")
+    page = view.save(tmp_path / "f.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http://www.w3.org", "") and "attention" in page and "</html>" in page
+    svg = view.save(tmp_path / "f.svg").read_text(encoding="utf-8")
+    ElementTree.fromstring(svg)
+    data = json.loads(view.save(tmp_path / "f.json").read_text(encoding="utf-8"))
+    assert data["view"] == "fusion" and len(data["findings"]) == len(view.data["findings"])
+    assert repr(view).startswith("<look.fusion: ") and "findings in" in repr(view)
+    assert view._repr_html_().startswith("<iframe")
+
+
+def test_random_chains_move_what_they_must(rng):
+    """Chains of random lengths: bytes by formula, and what is broken in two is two."""
+    names = ["sin", "exp", "abs", "tanh", "neg"]
+    for _ in range(5):
+        n, size, cut = int(rng.integers(3, 9)), int(rng.integers(1, 50)), int(rng.integers(2, 5))
+        chosen = [names[i] for i in rng.integers(0, len(names), n)]
+        x = tt.ones(size, requires_grad=True)
+
+        def run(cut=None, chosen=chosen, x=x):
+            y, kept = x, []
+            for i, name in enumerate(chosen):
+                y = getattr(y, name)()
+                if i + 1 == cut:
+                    kept.append(y)
+            return y, kept
+
+        found = fusion(run).data["findings"]
+        assert sum(f["now"]["bytes"] for f in found) == n * 8 * size
+        parts = fusion(run, cut).data["findings"]
+        lengths = [k for k in (min(cut, n), n - cut) if k > 1]
+        assert [len(f["operators"]) for f in parts] == lengths
+        assert all(f["fused"]["bytes"] == 8 * size for f in (*found, *parts))
+
+
