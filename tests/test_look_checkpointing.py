@@ -77,11 +77,11 @@ def chain(n, m=1, **options):
                               every=list(range(1, n + 1)))
 
 
-def mlp(n, rows=4096, dim=16):
+def mlp(n, every, rows=4096, dim=16):
     """n blocks of Linear and Tanh: each keeps its output of rows * dim numbers, which is the next one's input."""
     layers = [m for _ in range(n) for m in (nn.Linear(dim, dim), nn.Tanh())]
     return look.checkpointing(nn.Sequential(*layers), tt.full((rows, dim), 0.1), total, repeats=1,
-                              every=[k for k in range(1, n + 1) if n % k == 0])
+                              every=every)
 
 
 # bytes by hand
@@ -106,7 +106,7 @@ def test_bytes_of_segments_by_hand(n, m):
 
 
 def test_a_deep_mlp_takes_n_over_k_plus_k():
-    found = {n: {len(w["sizes"]): w for w in mlp(n).data["ways"] if "plain" not in w["kind"]} for n in (8, 16)}
+    found = {n: {len(w["sizes"]): w for w in mlp(n, [2, 4]).data["ways"] if "plain" not in w["kind"]} for n in (8, 16)}
     for n, ways in found.items():
         constant = ways[0]["peak"] - n * ONE
         for segments, w in ways.items():
@@ -121,7 +121,7 @@ def test_a_deep_mlp_takes_n_over_k_plus_k():
 
 
 def test_twice_the_rows_take_twice_the_bytes():
-    one, two = mlp(6).data["ways"], mlp(6, rows=8192).data["ways"]
+    one, two = mlp(4, [4]).data["ways"], mlp(4, [4], rows=8192).data["ways"]
     for a, b in zip(one, two):
         assert a["name"] == b["name"] and b["peak"] == pytest.approx(2 * a["peak"], rel=0.03)
 
@@ -205,9 +205,9 @@ class Net(nn.Module):
 @pytest.mark.parametrize("between", [False, True])
 def test_gradients_agree_and_dropout_is_replayed(seed, between):
     tt.manual_seed(seed)
-    view = look.checkpointing(Net(between=between), tt.randn(4, 8), total, repeats=1)
+    view = look.checkpointing(Net(4, between), tt.randn(4, 8), total, repeats=1, every=[1, 3])
     d = view.data
-    assert d["chained"] != between and len(d["ways"]) >= 4 and d["random"]
+    assert d["chained"] != between and len(d["ways"]) >= 3 and d["random"]
     assert len({w["loss"] for w in d["ways"]}) == 1  # the masks are those of the same random state
     for w in d["ways"]:
         assert w["agrees"] and w["difference"] < 1e-6
@@ -258,10 +258,11 @@ def test_the_pareto_front_on_numbers():
     assert [r["choice"] for r in judged((100, 1.0), (90, 1.2))] == [True, False]
 
 
-def test_a_chain_saves_most_of_its_memory():
-    d = chain(12, 3).data
+def test_the_share_saved_by_hand():
+    d = chain(8, 2).data
     best = min(d["ways"], key=lambda w: w["peak"])
-    assert best["saved"] > 0.5 and d["ways"][d["choice"]]["dominated"] is None
+    assert best["sizes"] == [2, 2, 2, 2] and best["saved"] == pytest.approx(1 - 9 / 18, abs=0.01)  # 2 + 4 + 1 + 2
+    assert d["ways"][d["choice"]]["dominated"] is None
 
 
 def test_ways_of_chained_blocks():
@@ -329,12 +330,12 @@ def test_why_blocks_share_no_checkpoint(seed):
     x = tt.randn(2, 8)
     for model, why in ((Twice(), "a block is called several times"), (hooked, "a block has hooks of its own"),
                        (Net(between=True), "a block is not called with what the one before it returned")):
-        view = look.checkpointing(model, x, total, repeats=1, every=[1, 2])
+        view = look.checkpointing(model, x, total, repeats=1, every=2)
         assert view.data["why"] == why and f"each checkpoint holds one block only: {why}" in " ".join(
             str(view).split())
         assert all(w["agrees"] for w in view.data["ways"])
     handle.remove()
-    view = look.checkpointing(Backwards(), x, total, repeats=1)
+    view = look.checkpointing(Backwards(), x, total, repeats=1, every=2)
     assert view.data["chained"]  # in the order of their calls
     assert view.data["blocks"] == [f"blocks.{i}" for i in (1, 0, 3, 2, 4)]
 
@@ -343,7 +344,7 @@ def test_blocks_of_the_users_own(seed):
     tt.manual_seed(seed)
     model, x = Net(4), tt.randn(2, 8)
     for blocks in (model.blocks, list(model.blocks), tuple(model.blocks[:3])):
-        d = look.checkpointing(model, x, total, blocks=blocks, repeats=1).data
+        d = look.checkpointing(model, x, total, blocks=blocks, repeats=1, every=2).data
         assert d["blocks"] == [f"blocks.{i}" for i in range(len(blocks))] and d["chained"]
     d = look.checkpointing(model, x, total, blocks=[model.blocks[0], model.blocks[2]], repeats=1).data
     assert not d["chained"] and d["ways"][1]["name"] == "all blocks"
@@ -367,7 +368,7 @@ def bits(model, x):
 
 def test_everything_is_left_bit_for_bit(seed):
     tt.manual_seed(seed)
-    model, x = Net(), tt.randn(2, 8, requires_grad=True)
+    model, x = Net(3), tt.randn(2, 8, requires_grad=True)
     model(x).sum().backward()
     before = bits(model, x)
     look.checkpointing(model, x, total, repeats=1)
@@ -411,7 +412,7 @@ def test_forwards_are_put_back():
 @pytest.fixture(scope="module")
 def view():
     tt.manual_seed(1)
-    return look.checkpointing(Net(9), tt.randn(64, 8), total, repeats=3)
+    return look.checkpointing(Net(9), tt.randn(16, 8), total, repeats=2, every=[1, 3, 9])
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
@@ -445,7 +446,7 @@ def test_png(view, tmp_path):
 
 
 def test_each_way_is_timed_as_often_as_asked(view):
-    assert all(len(w["seconds"]) == 3 and min(w["seconds"]) > 0 for w in view.data["ways"])
+    assert all(len(w["seconds"]) == 2 and min(w["seconds"]) > 0 for w in view.data["ways"])
     d = copy.deepcopy(view.data)
     for w in d["ways"]:
         w["choice"] = False
@@ -455,7 +456,7 @@ def test_each_way_is_timed_as_often_as_asked(view):
 
 
 def test_eval_mode_is_said():
-    text = " ".join(str(look.checkpointing(Net().eval(), tt.ones(1, 8), total, repeats=1)).split())
+    text = " ".join(str(look.checkpointing(Net(2).eval(), tt.ones(1, 8), total, repeats=1)).split())
     assert "the model is in eval mode" in text and "random numbers" not in text
 
 
