@@ -1138,7 +1138,7 @@ def view():
     optimizer = optim.SGD(model.parameters(), lr=0.05)
     total = 0
     with look.step(model, optimizer) as found:
-        for k in range(30):
+        for k in range(12):
             out = model(batch(k, 8))
             task = out.square().mean()
             penalty = out.abs().mean() * 1e-6
@@ -1186,7 +1186,7 @@ def test_files(view, tmp_path):
     assert not reader.open and "zero_grad() is missing" in page and "<svg" in page
     assert json.loads(view.save(tmp_path / "s.json").read_text(encoding="utf-8")) == view.data
     assert view.save(tmp_path / "s.txt").read_text(encoding="utf-8") == str(view) + "\n"
-    assert "iframe" in view._repr_html_() and repr(view) == "<look.step: 30 steps, 2 pitfalls, 1 note>"
+    assert "iframe" in view._repr_html_() and repr(view) == "<look.step: 12 steps, 2 pitfalls, 1 note>"
 
 
 def test_png(view, tmp_path):

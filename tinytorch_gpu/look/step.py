@@ -137,7 +137,8 @@ class Step(View):
             rows = [[name, *[figure(x["parameters"].get(name)) for x in met]]
                     for name in dict.fromkeys(n for x in met for n in x["parameters"])
                     if sum(name in x["parameters"] for x in met) > 1]
-            yield head, [*rows, ["line", *[f"{short_file(x['line']['file'])}:{x['line']['number']}" for x in met]]]
+            lines = [f"{short_file(x['line']['file'])}:{x['line']['number']}" for x in met]
+            yield head, [*rows, *([["line", *lines]] if len(set(lines)) > 1 else [])]
         head = [Column("parameter", least=10), Column("array", least=8, keep=2), Column("state"),
                 Column("backwards", right=True, keep=3), Column("norm", right=True, rule=True),
                 Column("last", right=True, keep=1)]
@@ -153,16 +154,17 @@ class Step(View):
                 continue
             xs = [s["number"] for s in rows]
             clipped = any(s["clips"] for s in rows)
-            series = [Series("before clipping" if clipped else "norm", xs, [s["unclipped"] for s in rows])]
-            if clipped:
-                series.append(Series("as the step used it", xs, [s["norm"] for s in rows]))
-                limits = [next((c["limit"] for c in s["clips"] if c["norm_type"] == 2), None) for s in rows]
-                if any(v is not None and math.isfinite(v) for v in limits):
-                    series.append(Series("threshold", xs, limits, marks=False, dashed=True))
+            series = []  # the last ones are drawn above the others
             c = d["clipping"]
             if c["suggested"] is not None and c["norm_type"] == 2 and len(d["optimizers"]) == 1:
                 series.append(Series(f"percentile {c['percentile']:g}", [xs[0], xs[-1]], [c["suggested"]] * 2,
                                      marks=False, dashed=True))
+            limits = [next((c["limit"] for c in s["clips"] if c["norm_type"] == 2), None) for s in rows]
+            if any(v is not None and math.isfinite(v) for v in limits):
+                series.append(Series("threshold", xs, limits, marks=False, dashed=True))
+            series.append(Series("before clipping" if clipped else "norm", xs, [s["unclipped"] for s in rows]))
+            if clipped:
+                series.append(Series("as the step used it", xs, [s["norm"] for s in rows]))
             ys = [y for s in series for y in s.ys if y and math.isfinite(y)]
             charts.append(Chart(f"norm of the gradient, {name}", "step", "norm", series,
                                 log_y=bool(ys) and max(ys) > 50 * min(ys)))
@@ -182,8 +184,8 @@ class Step(View):
             parts += [f"<p>Why: {html.escape(f['why'])}.<br>Mend: {html.escape(f['mend'])}.</p>"]
         parts += [chart.drawing().svg() for chart in self._charts(d)]
         for head, rows in self._tables(d):
-            parts += [f"<h2>{html.escape(head[0].title)}</h2>", page.table(
-                [c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
+            parts += [f"<h2>{html.escape(head[0].title)}s</h2>" if head[0].title == "parameter" else "<h2>losses</h2>",
+                      page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.step", "\n".join([*parts, "</main>"]))
 

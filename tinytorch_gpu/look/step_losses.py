@@ -104,7 +104,8 @@ def apart(tensors, terms, entries, given, numbers) -> tuple[list[tuple], str]:
             norms = {e: numbers.of(norm_of(g._array)) for e, g in zip(entries, got) if g is not None}
         name = names.get(node) or node.name()
         count = counts[name] = counts.get(name, 0) + 1
-        found.append((f"{name} {count}" if count > 1 else name, None if node.trace is None else node.trace.frames[-1], norms))
+        line = None if node.trace is None else node.trace.frames[-1]
+        found.append((f"{name} {count}" if count > 1 else name, line, norms))
     return found, ""
 
 

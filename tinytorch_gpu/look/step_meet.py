@@ -6,7 +6,9 @@ import statistics
 
 from .step_records import together
 
-__all__ = ["Meetings"]
+__all__ = ["ALIKE", "Meetings"]
+
+ALIKE = 1000  # times that one gradient may be greater than another, for the angle between them to be known
 
 
 class Loss:
@@ -70,7 +72,8 @@ class Meetings:
                                                                 and not all(e.unscaled for e in shared)):
                 return
         a, b, both = (math.hypot(*norms) for norms in ([first[e] for e in shared], [second[e] for e in shared], total))
-        if a and b and all(map(math.isfinite, (a, b, both))):
+        # beside a gradient that is greater by far, the other one is in the rounding of the sum
+        if all(map(math.isfinite, (a, b, both))) and 0 < max(a, b) <= ALIKE * min(a, b):
             cosine = (both * both - a * a - b * b) / (2 * a * b)
             self.cosines.setdefault(tuple(keys), []).append(max(-1.0, min(1.0, cosine)))
 

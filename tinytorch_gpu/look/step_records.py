@@ -105,8 +105,8 @@ class Backward:
     """One call of backward(). `roots`: its losses' nodes, `tops`: these and the nodes next to them, both weakly;
     `values` of the losses that are scalars; `before`: the step that is next."""
 
-    __slots__ = ("number", "before", "line", "name", "roots", "tops", "values", "scale", "twice", "evaluated", "terms", "step",
-                 "norms")
+    __slots__ = ("number", "before", "line", "name", "roots", "tops", "values", "scale", "twice", "evaluated",
+                 "terms", "step", "norms")
 
     def __init__(self, number, before, line, name, roots, tops):
         self.number, self.before, self.line, self.name, self.roots, self.tops = number, before, line, name, roots, tops

@@ -166,8 +166,8 @@ class Watch:
         with self._lock:
             self._hook_leaves()
             nodes = [t.grad_fn for t in tensors]
-            call = Backward(len(self.backwards) + 1, len(self.rows) + 1, user_frames(innermost=True)[-1], name_of(tensors),
-                            [weakref.ref(n) for n in nodes if n is not None], self._new(nodes))
+            call = Backward(len(self.backwards) + 1, len(self.rows) + 1, user_frames(innermost=True)[-1],
+                            name_of(tensors), [weakref.ref(n) for n in nodes if n is not None], self._new(nodes))
             values: list = []
             for t, node in zip(tensors, nodes):
                 scale, loss = self._scales.get(node, (None, None)) if node is not None else (None, None)
