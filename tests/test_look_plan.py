@@ -19,6 +19,7 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.autograd.modes import state
+from tinytorch_gpu.backend import threads
 from tinytorch_gpu.look import plan_model
 from tinytorch_gpu.look.plan_config import PRESETS
 from tinytorch_gpu.look.plan_model import Transformer, train_step
@@ -28,6 +29,12 @@ F = nn.functional
 SMALL = look.PlanConfig(layers=2, width=64, heads=4, vocabulary=512, context=64, batch=16)
 HEAVY = {"layers": 2, "width": 256, "batch": 1, "sequence": 16}  # many parameters, few tokens
 BASE = {"layers": 4, "width": 64, "heads": 4, "vocabulary": 512, "context": 64, "batch": 16}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """The plan has all of the CPU's threads at work at once, which is up to the system: here there is one."""
+    monkeypatch.setattr(threads, "_threads", 1)
 
 
 def bench_models():
@@ -279,6 +286,18 @@ def test_shards_gather_a_module_at_a_time():
     ends = max(config.vocabulary + config.context, config.vocabulary + 2) * width
     assert asked(view)["most"]["gathered"] == pytest.approx(2 * max(block, ends), abs=512)
     assert "casts" not in rows(view) and rows(view)["parameters"] < rows(look.plan(config))["parameters"] / 7
+
+
+def test_more_threads_take_more_at_once(monkeypatch):
+    """Attention on the CPU goes through the samples, one on each thread: scaled queries, scores, masked scores."""
+    config = look.PlanConfig(layers=1, width=16, heads=2, vocabulary=4, context=128, batch=4, checkpointing="full")
+    one = predict(config, False).most["workspace"]
+    monkeypatch.setattr(threads, "_threads", 3)
+    three, more = predict(config, False), predict(config, False, cores=64)
+    sample = 4 * (128 * 16 + 2 * 2 * 128 * 128)
+    assert one == sample + 128 * 128 and three.most["workspace"] - one == 2 * sample
+    assert more.most["workspace"] - one == 3 * sample  # there are four samples
+    assert predict(config, True).most["workspace"] == predict(config, True, cores=64).most["workspace"]
 
 
 # exactly what changes

@@ -15,12 +15,13 @@ from .view import View
 
 __all__ = ["Plan", "plan"]
 
-OWNERS = {"parameters": "parameters", "gathered": "weights gathered from the shards", "casts": "weights in half",
+OWNERS = {"parameters": "parameters", "gathered": "gathered weights", "casts": "weights in half",
           "gradients": "gradients", "optimizer": "optimizer state", "scratch": "optimizer's scratch",
           "saved": "saved activations", "logits": "logits", "flowing": "gradients on their way",
           "values": "other values", "inputs": "inputs", "workspace": "workspace"}
 NAMES = {"sgd": "SGD", "momentum": "SGD with momentum", "adam": "Adam", "adamw": "AdamW"}
 FAR = 1 << 40  # no batch is larger
+SEEN = 0.02  # of a column's peak: what is drawn by its name
 
 
 def plan(config="gpt2", *, device="cuda", **settings) -> Plan:
@@ -112,8 +113,8 @@ class Plan(View):
         "planned", "error"}, the error as a share of what was measured. The view shows it from then on.
 
         The plan is that of the device's own arithmetic. On the CPU tracemalloc counts Python's objects too, which no
-        plan has: some 50 KiB a block. Raises: ValueError for a plan with shards, as nothing here trains on several
-        devices; MemoryError where the model is too large for the device.
+        plan has. Raises: ValueError for a plan with shards, as nothing here trains on several devices; MemoryError
+        where the model is too large for the device.
         """
         if self.config.shards > 1:
             raise ValueError(f"[measure] the plan is for {self.config.shards} devices, and training here is on one: "
@@ -131,9 +132,9 @@ class Plan(View):
         lines = []
         for k, sentence in enumerate(self._sentences()):
             lines += wrap(paper, sentence, "  " if k else "")
-        for title, head, rows in self._tables():
+        for head, rows in self._tables():
             body, left_out = table(paper, head, rows)
-            lines += ["", *([paper.strong(t) for t in wrap(paper, title)] if title else []), *body]
+            lines += ["", *body]
             if left_out:
                 lines += wrap(paper, f"{paper.dot} not shown in {paper.width} columns: {', '.join(left_out)}", "  ")
         lines.append("")
@@ -159,17 +160,17 @@ class Plan(View):
         rows = [[title, *(size_of(c["peak"]["rows"].get(owner)) for c in columns)] for owner, title in OWNERS.items()
                 if any(c["peak"]["rows"].get(owner) for c in columns)]
         rows.append(["all", *(size_of(c["peak"]["bytes"]) for c in columns)])
-        rows.append([f"beside {columns[0]['label']}", "", *(f"{c['peak']['bytes'] / first - 1:+.1%}"
+        rows.append([f"against {columns[0]['label']}", "", *(f"{c['peak']['bytes'] / first - 1:+.1%}"
                                                             for c in columns[1:])])
-        yield "", head, rows
+        yield head, rows
         head = [dataclasses.replace(head[0], title="each at its most"), *head[1:]]
-        yield "", head, [[title, *(size_of(c["most"].get(owner)) for c in columns)] for owner, title in OWNERS.items()
+        yield head, [[title, *(size_of(c["most"].get(owner)) for c in columns)] for owner, title in OWNERS.items()
                          if owner not in ("inputs", "values") and any(c["most"].get(owner) for c in columns)]
         kinds = list(dict.fromkeys(k for c in columns for k in c["saved"]))
-        yield "", [dataclasses.replace(head[0], title="saved for backward by"), *head[1:]], [
+        yield [dataclasses.replace(head[0], title="saved for backward by"), *head[1:]], [
             [kind, *(size_of(c["saved"].get(kind)) for c in columns)] for kind in kinds]
         stages = [s for s in ("forward", "backward", "recomputed") if any(s in c["flops"] for c in columns)]
-        yield "", [dataclasses.replace(head[0], title="matrix products"), *head[1:]], [
+        yield [dataclasses.replace(head[0], title="matrix products"), *head[1:]], [
             *([s, *(_flops(c["flops"].get(s)) for c in columns)] for s in stages),
             ["step", *(_flops(sum(c["flops"].values())) for c in columns)],
             ["6ND, estimate", *(_flops(d["flops"]["6ND"]) for _ in columns)]]
@@ -184,7 +185,7 @@ class Plan(View):
         if self._gpu:
             notes.append("not in it: the driver's context, cuBLAS's workspace (32 MiB at most), the pool's slack")
         else:
-            notes.append("not in it: Python's own objects, some 50 KiB a block")
+            notes.append("not in it: Python's own objects, such as modules, tensors and nodes")
         for row in d["measured"]:
             notes.append(f"measured on {row['device']}: {size_of(row['measured'])}, planned {size_of(row['planned'])}, "
                          f"error {row['error']:+.1%}")
@@ -196,15 +197,19 @@ class Plan(View):
         first, *others = self._sentences()
         parts = [f"<header><h1>{html.escape(first)}</h1></header>", "<main>"]
         parts += [*(f"<p>{html.escape(s)}</p>" for s in others), self.to_svg()]
-        for _, head, rows in self._tables():
-            parts.append(page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right]))
+        for head, rows in self._tables():
+            parts += [f"<h2>{html.escape(head[0].title)}</h2>",
+                      page.table(["", *(c.title for c in head[1:])], rows, range(1, len(head)))]
         parts += [f'<p class="soft">{html.escape(note)}</p>' for note in self._notes()]
         return page.page("look.plan", "\n".join([*parts, "</main>"]))
 
     def _drawing(self):
-        rows = [(c["label"], [(title, c["peak"]["rows"].get(owner, 0)) for owner, title in OWNERS.items()
-                              if any(k["peak"]["rows"].get(owner) for k in self.data["columns"])], "")
-                for c in self.data["columns"]]
+        columns = self.data["columns"]
+        drawn = [o for o in OWNERS if any(c["peak"]["rows"].get(o, 0) > SEEN * c["peak"]["bytes"] for c in columns)]
+        rows = []
+        for c in columns:
+            parts = [(OWNERS[o], c["peak"]["rows"].get(o, 0)) for o in drawn]
+            rows.append((c["label"], [*parts, ("the rest", c["peak"]["bytes"] - sum(n for _, n in parts))], ""))
         return Bars(f"memory of a train step of {self._name} at its peak", rows, size_of).drawing()
 
     def to_svg(self) -> str:
