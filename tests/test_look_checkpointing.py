@@ -213,7 +213,7 @@ def test_gradients_agree_and_dropout_is_replayed(seed, between):
         assert w["agrees"] and w["difference"] < 1e-6
     if tt.get_default_device().type == "cpu":
         assert all(w["same_bits"] for w in d["ways"])
-    assert "random numbers are drawn again" in " ".join(str(view).split())
+    assert "random numbers are replayed" in " ".join(str(view).split())
 
 
 def test_gradients_that_differ_are_not_judged(seed):

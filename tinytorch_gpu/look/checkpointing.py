@@ -143,7 +143,7 @@ class Checkpointing(View):
             added = best["added"]
             said = (f"{best['name']}: {_percent(abs(best['saved']))} {'less' if best['saved'] >= 0 else 'more'} memory "
                     f"for {_percent(abs(added))} {'more' if added >= 0 else 'less'} time")
-        return [f"checkpointing of {d['model']} on {d['device']}: {count_of(n, 'block')} ({kind}) of {d['where']}, "
+        return [f"checkpointing of {d['model']} on {d['device']}: {count_of(n, 'block')} ({kind}) in {d['where']}, "
                 f"{yields}; bytes of a step above its start by "
                 f"{'tracemalloc' if d['meter'] == 'tracemalloc' else 'the pool of the device'}, time the median of "
                 f"{count_of(best['time']['runs'], 'step')}",
@@ -181,7 +181,7 @@ class Checkpointing(View):
         if not d["training"]:
             notes.append("the model is in eval mode, and was run so")
         if d["random"]:
-            notes.append("random numbers are drawn again in a checkpoint's second run")
+            notes.append("random numbers are replayed in a checkpoint's second run: dropout drops the same")
         again = sorted({name for row in d["ways"] for name in row["buffers"]})
         if again:
             notes.append("buffers that the second run of a checkpoint changes again, as running statistics: "
