@@ -12,6 +12,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
+from tinytorch_gpu.backend import random
 from tinytorch_gpu.backend.simulated import streams as machinery
 
 
@@ -166,6 +167,34 @@ def test_gradients_are_back_after_an_error(device):
     with pytest.raises(KeyError):
         seen(failing)
     assert all(p.grad is g for p, g in zip(model.parameters(), before)) and not tracemalloc.is_tracing()
+
+
+def test_each_way_draws_the_same_numbers_and_they_go_on_as_if_nothing_had_run(device):
+    x, drawn = tt.ones(1000, requires_grad=True), []
+
+    def run():
+        y = nn.functional.dropout(x, 0.5)
+        if not tt.is_grad_enabled() and device.type == "cpu":
+            drawn.append(y.numpy(force=True).copy())
+        return y.sum()
+
+    tt.manual_seed(5)
+    expected = nn.functional.dropout(x, 0.5).numpy(force=True), tt.rand(3).numpy(force=True)
+    tt.manual_seed(5)
+    view = seen(run)
+    assert [w["difference"] for w in view.data["captured"]["ways"]] == ([0, 0] if device.type == "sim" else [])
+    assert all((d == expected[0]).all() for d in drawn)
+    assert (nn.functional.dropout(x, 0.5).numpy(force=True) == expected[0]).all()
+    assert (tt.rand(3).numpy(force=True) == expected[1]).all()
+
+
+def test_a_generator_that_the_first_call_makes(device, monkeypatch):
+    monkeypatch.setattr(random, "_global_seed", 7)
+    monkeypatch.setattr(random, "_defaults", {})
+    expected = tt.rand(3).numpy(force=True)
+    random._defaults.clear()
+    seen(lambda: nn.functional.dropout(tt.ones(9, requires_grad=True), 0.5).sum())
+    assert (tt.rand(3).numpy(force=True) == expected).all()
 
 
 def test_nothing_stays(device):

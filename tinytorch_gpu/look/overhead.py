@@ -19,8 +19,9 @@ def overhead(fn, *args, repeats: int = 10) -> Overhead:
         look.overhead(model, x).print()
 
     `fn(*args)` computes a Tensor that requires a gradient; the view runs its backward, with ones where it has several
-    elements. It is called some `3 * repeats + 10` times: random numbers are drawn, running statistics move, hooks of
-    modules and tensors are called; `.grad` is put aside and is the same object afterwards.
+    elements. It is called some `3 * repeats + 10` times with the same random numbers, which go on afterwards as if
+    nothing had run; `.grad` is put aside and is the same object afterwards. Running statistics move, and hooks of
+    modules and tensors are called.
 
     Bytes: at the worst moment, and what is there when the result is; of that the arrays and, on the CPU, the Python
     objects. tracemalloc counts them on the CPU, on a device the pool. Seconds: `repeats` runs of each way in turns,

@@ -8,7 +8,9 @@ import math
 import numpy as np
 
 from ..autograd import enable_grad, no_grad
+from ..backend import random
 from ..backend.device import backend_for
+from ..backend.device import device as Device
 from ..nn import Module
 from ..ops import empty, ones, ones_like
 from ..tensor import Tensor
@@ -24,8 +26,13 @@ COPIES = 128  # objects of some hundred bytes are made so often, and their bytes
 
 def measured(call, what, repeats) -> dict:
     """The data of `look.overhead`."""
+    drawn = {g: g.get_state() for g in _generators()}
     with enable_grad():
-        first, again = _result(call), _result(call)
+        first = _result(call)
+        for g in _generators():
+            if g not in drawn:  # the call made it, to draw from
+                drawn[g] = g.manual_seed(g.initial_seed()).get_state()
+        again = _result(call)
         if first is again or first.grad_fn is again.grad_fn:
             raise ValueError("[overhead] the function returned the same tensor twice: it must compute it in each call, "
                              "lambda: model(x).sum() and not lambda: loss")
@@ -37,13 +44,15 @@ def measured(call, what, repeats) -> dict:
         del first, operators, accumulators
         before = [leaf._grad for leaf in leaves]
         try:
-            runs = _Runs(call, leaves, seed)
+            runs = _Runs(call, leaves, seed, drawn)
             ways = _ways(runs, device, repeats)
             tensor = _tensor(max(leaves, key=lambda leaf: leaf.nbytes), device)
             captured = _captured(runs, device, repeats)
         finally:
             for leaf, grad in zip(leaves, before):
                 leaf._grad = grad
+            for g, state in drawn.items():
+                g.set_state(state)
     meter = meter_of(device)
     meter.close()
     recording = ways[1]["seconds"]["least"] - ways[0]["seconds"]["least"]
@@ -56,6 +65,11 @@ def measured(call, what, repeats) -> dict:
             "tensor": tensor, "captured": captured, "notes": notes}
 
 
+def _generators() -> list:
+    """The default generators of all devices that have drawn."""
+    return [random.default_generator(Device(*where)) for where in list(random._defaults)]
+
+
 def _result(call) -> Tensor:
     value = call()
     if not isinstance(value, Tensor):
@@ -65,14 +79,17 @@ def _result(call) -> Tensor:
 
 
 class _Runs:
-    """The computation in each way; gradients of the leaves are None before each."""
+    """The computation in each way. Before each run `begin` makes the gradients of the leaves None, and the random
+    numbers the same."""
 
-    def __init__(self, call, leaves, seed):
-        self.call, self.leaves, self.seed = call, leaves, seed
+    def __init__(self, call, leaves, seed, drawn):
+        self.call, self.leaves, self.seed, self.drawn = call, leaves, seed, drawn
 
-    def forget(self):
+    def begin(self):
         for leaf in self.leaves:
             leaf._grad = None
+        for g, state in self.drawn.items():
+            g.set_state(state)
 
     def of(self, way):
         """The function that computes in a way; it returns the result."""
@@ -96,18 +113,18 @@ def _ways(runs, device, repeats) -> list[dict]:
     """Bytes of each way, then its times, in turns: what else the machine does meets all of them."""
     found = []
     for way in WAYS:
-        runs.forget()
+        runs.begin()
         runs.of(way)()  # what the first run alone leaves behind
-        runs.forget()
+        runs.begin()
         use = memory(runs.of(way), device, arrays=True)
         found.append({"name": way, "peak": use.peak, "held": use.held, "arrays": use.arrays})
         del use
     times: dict = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way in WAYS:
-            runs.forget()
+            runs.begin()
             times[way] += seconds(runs.of(way), device, repeats=1, warm=0)
-    runs.forget()
+    runs.begin()
     for entry in found:
         entry["seconds"] = spread(times[entry["name"]])
     return found
@@ -197,20 +214,20 @@ def _captured(runs, device, repeats) -> dict:
         except Refused as e:
             return {"ways": ways, "reason": f"{way} cannot be captured: {e}"}
         finally:
-            runs.forget()
+            runs.begin()
     return {"ways": ways, "reason": None}
 
 
 def _capture(runs, way, backend, device, repeats) -> dict:
     run = runs.of(way)
-    runs.forget()
+    runs.begin()
     expected = _values(backend, run(), runs.leaves)
-    runs.forget()
+    runs.begin()
     stream = backend.xp.cuda.Stream(non_blocking=True)
     with stream:
         run()  # the stream's own part of the pool has the memory then, nothing is asked of the device meanwhile
         stream.synchronize()
-    runs.forget()
+    runs.begin()
     backend.synchronize(device.index)
     use = memory(lambda: _recorded(stream, run), device)
     graph, result = use.result  # type: ignore[misc]
