@@ -453,6 +453,25 @@ def test_losses_in_an_attribute(made, scale):
     assert found["measured"]["nodes"] == 2 * 5
 
 
+def test_graphs_that_are_gone_when_the_block_ends(made):
+    model, optimizer, x = made
+
+    def train():
+        total = 0
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = loss_of(model, x)
+            loss.backward()
+            optimizer.step()
+            total += loss
+
+    with look.step(model, optimizer) as view:
+        train()
+    found = finding(view, "survives")
+    assert found["steps"] == [1, 2, 3, 4] and "`total` in train()" in found["what"]
+    assert found["measured"]["nodes"] == 4 * 5  # Linear, Tanh, Linear, Pow and Mean
+
+
 def test_predictions_that_are_kept(made):
     model, optimizer, x = made
     kept = []

@@ -6,7 +6,7 @@ import weakref
 
 from .gradients_watch import read
 
-__all__ = ["Backward", "Clip", "Entry", "Mark", "Number", "Numbers", "Row", "together"]
+__all__ = ["Backward", "Clip", "Entry", "Kept", "Mark", "Number", "Numbers", "Row", "together"]
 
 
 class Number:
@@ -138,6 +138,15 @@ class Clip:
 
     def active(self) -> bool:
         return self.norm.value > self.limit
+
+
+class Kept:
+    """Graphs that were still there after the next step. `rows`: the number of each one's step; `nodes` of all."""
+
+    __slots__ = ("rows", "line", "nodes", "holder")
+
+    def __init__(self, rows, line, nodes, holder):
+        self.rows, self.line, self.nodes, self.holder = rows, line, nodes, holder
 
 
 class Row:

@@ -169,17 +169,17 @@ def _longest(skipped, watch) -> int:
 
 
 def _survivors(watch) -> list[dict]:
-    alive = [(b, r) for b, r in watch.survivors if b.alive()]
-    if not alive:
+    kept = watch.kept
+    if kept is None:
         return []
-    steps = sorted({r.number for _, r in alive})
-    nodes = watch.nodes()
-    held = f", held by {', '.join(watch.holder)}" if watch.holder else "; who holds them was not found"
+    steps = sorted(set(kept.rows))
+    held = f", held by {', '.join(kept.holder)}" if kept.holder else "; who holds them was not found"
     level = "pitfall" if len(steps) > 1 else "note"
-    graphs = f"the graph of {_steps(steps)} is" if len(alive) == 1 else f"{len(alive)} graphs of {_steps(steps)} are"
-    what = f"{graphs} still there after the next step ({count_of(nodes, 'node')}){held}"
-    return [_finding("survives", what, alive[-1][0].line, steps, [], level, graphs=len(alive), nodes=nodes,
-                     holder=watch.holder)]
+    graphs = f"the graph of {_steps(steps)} was" if len(kept.rows) == 1 else \
+        f"{len(kept.rows)} graphs of {_steps(steps)} were"
+    what = f"{graphs} still there after the next step ({count_of(kept.nodes, 'node')}){held}"
+    return [_finding("survives", what, kept.line, steps, [], level, graphs=len(kept.rows), nodes=kept.nodes,
+                     holder=kept.holder)]
 
 
 def standing(watch) -> dict[int, str]:

@@ -25,7 +25,7 @@ from .memory_holders import chain_of, names_in_frames
 from .step_facts import Facts
 from .step_losses import apart, name_of, terms_of
 from .step_meet import Meetings
-from .step_records import Backward, Clip, Entry, Mark, Numbers, Row
+from .step_records import Backward, Clip, Entry, Kept, Mark, Numbers, Row
 from .step_taps import Taps
 
 __all__ = ["Watch"]
@@ -59,12 +59,13 @@ class Watch:
         self.rows: list[Row] = []
         self.backwards: list[Backward] = []
         self.survivors: list[tuple[Backward, Row]] = []
-        self.holder: list[str] | None = None
+        self.kept: Kept | None = None  # of these, when there were most
         self.not_apart: dict[str, int] = {}  # why sums were not told apart -> how often
         self._collected = 0
         self._scales: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node of a scaled loss -> (scale, loss)
         self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> modules in eval mode
         self._tops: weakref.WeakSet = weakref.WeakSet()  # nodes whose life is watched
+        self._counted: weakref.WeakSet = weakref.WeakSet()  # nodes of graphs that survived
         self._sums: dict[tuple, int] = {}  # line -> backward passes of a sum
         self._now = _Now()
         self._lock = threading.RLock()
@@ -387,15 +388,17 @@ class Watch:
         known = {b for b, _ in self.survivors}
         found = [(b, r) for r in rows for b in r.backwards if b not in known and b.alive()]
         self.survivors += found
-        look = end or (found and len(self.survivors) > 1 and self.holder is None and self._collected < COLLECTS)
-        if self.survivors and look:
+        most = 0 if self.kept is None else len(self.kept.rows)
+        if not (end or (found and 1 < len(self.survivors) > most and (most or self._collected < COLLECTS))):
+            return
+        if end or not most:
             self._collected += 1
             gc.collect()  # what only garbage holds is no finding
             self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
-            if self.holder is None and (end or len(self.survivors) > 1):
-                self.holder = self._holder()
-        if not self.survivors:
-            self.holder = None
+        if len(self.survivors) > max(most, 0 if end else 1):
+            holder = self.kept.holder if self.kept is not None else None
+            self.kept = Kept([r.number for _, r in self.survivors], self.survivors[-1][0].line, self._nodes(),
+                             holder or self._holder())
 
     def _holder(self) -> list[str] | None:
         for b, _ in reversed(self.survivors):
@@ -405,10 +408,15 @@ class Watch:
                     return chain_of(node, names_in_frames())
         return None
 
-    def nodes(self) -> int:
-        """How many nodes the graphs that survive have together."""
-        alive = [n for b, _ in self.survivors for r in b.tops if (n := r()) is not None]
-        return len(walk(alive)[0])
+    def _nodes(self) -> int:
+        """How many nodes the graphs that survive have together; each is visited once in all."""
+        stack = [n for b, _ in self.survivors for r in b.tops if (n := r()) is not None]
+        while stack:
+            node = stack.pop()
+            if node not in self._counted and node.__class__ is not AccumulateGrad:
+                self._counted.add(node)
+                stack.extend([endpoint(e)[0] for e in node.edges if e is not None])
+        return len(self._counted)
 
 
 def _scalar(t):
