@@ -18,7 +18,7 @@ import tinytorch_gpu as tt
 PAGE = DOCS / "autograd.md"
 PICTURES = DOCS / "autograd"
 # pictures of times, and of bytes among which are Python's own: their words are compared
-MEASURED = {"checkpoints", "growth", "memory", "overhead", "precision"}
+MEASURED = {"checkpoints", "fusion", "growth", "memory", "overhead", "precision"}
 SHOWN = re.compile(r"!\[[^]]*\]\((autograd/[\w-]+\.svg)\)")
 
 
