@@ -60,11 +60,9 @@ def asked(view):
 
 MEASURED = {
     "float32": {},
-    "untied, SGD": {"tied": False, "optimizer": "sgd"},
-    "deep": {"layers": 5, "batch": 8, "optimizer": "momentum"},
-    "long": {"context": 256, "batch": 2, "heads": 2},
-    "wide network": {"hidden": 64 * 9, "heads": 1},
-    "many words": {"vocabulary": 6000, "batch": 4, "layers": 2},
+    "deep": {"layers": 5, "batch": 6, "optimizer": "momentum"},
+    "long, wide network": {"context": 256, "batch": 2, "heads": 2, "hidden": 64 * 7, "optimizer": "sgd"},
+    "many words": {"vocabulary": 6000, "batch": 3, "tied": False},
     "many parameters": HEAVY,
     "attention again": {"checkpointing": "selective", "layers": 3},
     "blocks again": {"checkpointing": "full", "layers": 3},
@@ -72,8 +70,7 @@ MEASURED = {
     "autocast, blocks again": {"precision": "fp16", "checkpointing": "full"},
     "half weights": {"precision": "bf16", "weights": "half"},
     "half weights, blocks again": {"precision": "bf16", "weights": "half", "checkpointing": "full"},
-    "masters": {"precision": "fp16", "weights": "master", "optimizer": "adam"},
-    "masters, many parameters": {**HEAVY, "precision": "bf16", "weights": "master"},
+    "masters": {**HEAVY, "precision": "fp16", "weights": "master", "optimizer": "adam"},
 }
 
 
@@ -82,7 +79,7 @@ SIMULATED = ("float32", "many parameters", "attention again", "autocast, blocks 
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_peak_of_a_step_is_the_planned_one(name, device):
-    """By tracemalloc on the CPU, within 5% (Python's own objects are in it); by the pool on a device, within 1%."""
+    """By tracemalloc on the CPU, within 5% (Python's own objects are in it); by the simulated pool, within 1%."""
     settings = MEASURED[name]
     if device.type == "sim":  # whose kernels run slowly, and whose pool holds no Python objects
         if name not in SIMULATED:
@@ -91,7 +88,7 @@ def test_the_peak_of_a_step_is_the_planned_one(name, device):
     view = look.plan(SMALL, device=device.type, **settings)
     found = view.measure(device)
     assert found["planned"] == view.peak and found["error"] == view.peak / found["measured"] - 1
-    assert abs(found["error"]) < (0.05 if device.type == "cpu" else 0.01), (found, rows(view))
+    assert abs(found["error"]) < (0.01 if device.type == "sim" else 0.05), (found, rows(view))
     assert f"error {found['error']:+.1%}" in str(view) and view.data["measured"] == [found]
 
 
@@ -142,7 +139,7 @@ def test_the_peak_of_models_that_others_wrote(name, sizes, tied, device, rng):
     view = look.plan(config, device=device.type)
     assert sum(p.numel() for p in make(tt, **sizes).parameters()) == view.data["parameters"]["all"]
     # bias_act adds a bias that the plan's linear layers add themselves: 1 KiB more or less here
-    assert abs(view.peak / measured - 1) < (0.05 if device.type == "cpu" else 0.02), (measured, view.peak, rows(view))
+    assert abs(view.peak / measured - 1) < (0.02 if device.type == "sim" else 0.05), (measured, view.peak, rows(view))
 
 
 MOMENTS = {
@@ -301,6 +298,27 @@ def test_more_threads_take_more_at_once(monkeypatch):
 
 
 # exactly what changes
+
+def test_what_is_saved_follows_the_formulas(rng):
+    """e (8 N C + 2 N H + B h T^2) + 16 N bytes of a block, on sizes drawn anew in each run."""
+    for _ in range(8):
+        heads = int(rng.integers(1, 5))
+        c, hidden, layers = heads * int(rng.integers(1, 40)), int(rng.integers(1, 99)), int(rng.integers(1, 6))
+        time_, batch, words = (int(n) for n in rng.integers(2, 60, 3))
+        n, half = batch * time_, bool(rng.integers(2))
+        item = 2 if half else 4
+        view = look.plan(dict(layers=layers, width=c, heads=heads, hidden=hidden, vocabulary=words, context=time_),
+                         batch=batch, device="cpu", **({"precision": "bf16", "weights": "half"} if half else {}))
+        saved = asked(view)["saved"]
+        assert saved == {
+            "LayerNorm": (2 * layers + 1) * (n * c * item + 8 * n),
+            "Linear": layers * (3 * n * c + n * hidden) * item + n * c * item,
+            "Attention": layers * (3 * n * c + batch * heads * time_**2) * item, "GELU": layers * n * hidden * item,
+            "CrossEntropy": n * words * item + 4 * n}
+        products = layers * (2 * n * (4 * c * c + 2 * c * hidden) + 4 * n * c * time_) + 2 * n * c * words
+        assert asked(view)["flops"] == {"forward": products, "backward": 2 * products}
+
+
 
 def test_one_more_layer_changes_what_it_should():
     before, after = (look.plan(**{"config": {**BASE, "layers": n}, "device": "cpu"}) for n in (4, 5))
