@@ -13,7 +13,6 @@ from . import page
 from .chart import Chart, Series, stack
 from .collect import short_file
 from .drawing import Drawing
-from .step_records import together
 from .step_rules import findings, line_of, standing
 from .step_watch import Watch
 from .terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
@@ -252,10 +251,8 @@ def _labels(optimizers) -> list[str]:
 
 
 def _step(row, places) -> dict:
-    factor = row.factor()
     return {"number": row.number, "optimizer": places[id(row.optimizer)], "line": line_of(row.line),
-            "norm": together(row.used.values()) / factor if row.used else None,
-            "unclipped": together(row.before.values()) / factor if row.before else None,
+            "norm": row.norm, "unclipped": row.unclipped,
             "clips": [{"function": c.function, "line": line_of(c.line), "limit": c.limit, "norm": c.norm.value,
                        "norm_type": c.norm_type, "active": c.active()} for c in row.clips],
             "backwards": [{"name": b.name, "line": line_of(b.line), "values": [v.value for v in b.values],
@@ -283,7 +280,7 @@ def _clipping(rows, percentile) -> dict:
         if len(kinds) == 1:
             found["norms"] = [c.norm.value for r, several in clips for c in several if not r.skipped]
     else:
-        found["norms"] = [together(r.before.values()) / r.factor() for r in rows if r.before and not r.skipped]
+        found["norms"] = [r.unclipped for r in rows if r.unclipped is not None and not r.skipped]
     good = [n for n in found["norms"] if math.isfinite(n)]
     found["measured"] = len(good)
     if good:

@@ -21,8 +21,9 @@ class Loss:
         self.norms: dict = {}
         self.totals: list[float] = []
 
-    def add(self, norms) -> None:
-        for e, n in norms.items():
+    def add(self, norms, each) -> None:
+        """`each`: keep the parameters' norms too, because another loss meets it."""
+        for e, n in norms.items() if each else ():
             self.norms.setdefault(e, []).append(n)
         self.totals.append(together(norms.values()))
 
@@ -37,30 +38,34 @@ class Meetings:
 
     def step(self, row) -> None:
         """Take the contributions of a step whose figures are read."""
+        sent: dict = {b: {} for b in row.backwards}
+        for e in row.own:
+            for b, n in e.added():
+                sent[b][e] = n
         found: dict[tuple, list[dict]] = {}
         for b in row.backwards:
             factor = b.factor()
-            for name, line, norms in b.terms or [(b.name, b.line, b.norms)]:
-                norms = {e: n.value / factor for e, n in norms.items()}
+            for name, line, norms in b.terms or [(b.name, b.line, sent[b])]:
+                norms = {e: n.value / factor for e, n in norms.items() if e in sent[b]}
                 found.setdefault((name, line or b.line), []).append(norms)
         for key, several in found.items():
             loss = self.losses.setdefault(key, Loss(*key))
             for norms in several:
-                loss.add(norms)
+                loss.add(norms, len(found) > 1)
         keys = list(found)
         for i, a in enumerate(keys):
             for b in keys[:i]:
                 if any(e in found[b][0] for e in found[a][0]):
                     self.pairs[b, a] = self.pairs.get((b, a), 0) + 1
         if len(keys) == 2 and all(len(several) == 1 for several in found.values()):
-            self._cosine(row, keys, found[keys[0]][0], found[keys[1]][0])
+            self._cosine(row, keys, found[keys[0]][0], found[keys[1]][0], sent)
 
-    def _cosine(self, row, keys, first, second) -> None:
+    def _cosine(self, row, keys, first, second, sent) -> None:
         """Of the angle between two gradients, from the norms of both and of their sum."""
         shared = [e for e in first if e in second]
         if len(row.backwards) == 1:  # terms of one sum
             b = row.backwards[0]
-            total = [b.norms[e].value / b.factor() if e in b.norms else 0.0 for e in shared]
+            total = [sent[b][e].value / b.factor() for e in shared]
         else:
             if any(ev[0] == "held" and ev[2] is not None for e in shared for ev in e.events):
                 return  # an old gradient is in the sum

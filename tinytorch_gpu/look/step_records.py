@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 
 from .gradients_watch import read
@@ -23,14 +24,17 @@ class Numbers:
 
     def __init__(self):
         self._waiting: list[Number] = []
+        self._lock = threading.Lock()
 
     def of(self, array) -> Number:
         number = Number(array)
-        self._waiting.append(number)
+        with self._lock:
+            self._waiting.append(number)
         return number
 
     def read(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
         for number, value in zip(waiting, read([n.value for n in waiting]), strict=True):
             number.value = value
 
@@ -153,7 +157,7 @@ class Row:
     """One call of an optimizer's step()."""
 
     __slots__ = ("number", "optimizer", "line", "lrs", "used", "before", "again", "clips", "scaled", "scale",
-                 "skipped", "backwards", "own")
+                 "skipped", "backwards", "own", "norm", "unclipped")
 
     def __init__(self, optimizer, line, own, lrs):
         self.optimizer, self.line, self.own, self.lrs = optimizer, line, own, lrs
@@ -166,6 +170,15 @@ class Row:
         self.scale: Number | None = None  # what the optimizer divides by
         self.skipped = False
         self.backwards: list[Backward] = []
+        self.norm: float | None = None  # of all gradients, as they were used
+        self.unclipped: float | None = None
+
+    def close(self) -> None:
+        """Keep the sums alone."""
+        if self.used:
+            self.norm = together(self.used.values()) / self.factor()
+            self.unclipped = together(self.before.values()) / self.factor()
+        self.used, self.before, self.scaled, self.own, self.again = {}, {}, {}, [], []
 
     def factor(self) -> float:
         return 1.0 if self.scale is None else self.scale.value

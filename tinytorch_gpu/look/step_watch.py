@@ -373,6 +373,9 @@ class Watch:
             e.norms.append(row.used[e].value / row.factor() if e in row.used else None)
             e.empty()
             e.used = None if grad is None else Mark(grad, row.number)
+        row.close()
+        for b in calls:
+            b.norms = {}
 
     def _losses(self, calls) -> None:
         for b in calls:
