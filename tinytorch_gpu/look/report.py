@@ -59,10 +59,11 @@ def report(folder) -> Report:
     missing: list[str] = []
     if CHECKPOINT in there and (data["settings"] is None or data["seconds"] is None):
         _from_checkpoint(data, folder / CHECKPOINT, missing)
-    if data["settings"] is not None:
-        data["steps"] = data["settings"].get("steps")
-    data["step"] = int(max([0, *data["metrics"].get("step", ()), *((data["gradients"] or {}).get("steps") or ())]))
     try:
+        if data["settings"] is not None:
+            data["steps"] = data["settings"].get("steps")
+        measured = (data["gradients"] or {}).get("steps", ())
+        data["step"] = int(max([0, *data["metrics"].get("step", ()), *measured]))
         if data["gradients"] is not None:
             _judge(data["gradients"])
         data["missing"] = missing + _missing(data, FILE in there)
