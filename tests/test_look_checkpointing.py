@@ -266,7 +266,7 @@ def test_the_share_saved_by_hand():
 
 
 def test_ways_of_chained_blocks():
-    blocks = found_blocks(nn.Sequential(*[nn.Linear(2, 2) for _ in range(10)]))
+    (blocks,) = found_blocks(nn.Sequential(*[nn.Linear(2, 2) for _ in range(10)]))
     blocks.chained = True
     sizes = {w.name: w.sizes for w in ways_of(blocks)}
     assert sizes == {
@@ -278,7 +278,7 @@ def test_ways_of_chained_blocks():
 
 
 def test_ways_of_blocks_by_themselves():
-    blocks = found_blocks(nn.ModuleList([nn.Linear(2, 2) for _ in range(11)]))
+    (blocks,) = found_blocks(nn.ModuleList([nn.Linear(2, 2) for _ in range(11)]))
     sizes = {w.name: len(w.sizes) for w in ways_of(blocks)}
     assert sizes == {"none": 0, "all blocks": 11, "every 2nd block": 6, "every 4th block": 3, "every 8th block": 2}
     assert [w.name for w in ways_of(blocks, [3])][1:] == ["every 3rd block", "3 of 11 blocks (sqrt n)"]
@@ -296,20 +296,63 @@ def test_repetitions():
         assert found == expected or (found[2] == expected[2] == 0), (marks, found)
 
 
-def test_blocks_that_hold_the_most_parameters_are_found():
+def test_places_where_modules_repeat():
     class Inside(nn.Module):
         def __init__(self):
             super().__init__()
             self.heads = nn.ModuleList([nn.Linear(2, 2) for _ in range(9)])
 
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(Inside(), Inside()), nn.Linear(4, 3), nn.ReLU())
-    blocks = found_blocks(model)
-    assert blocks.where == "2" and blocks.names == ["2.0", "2.1"]
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(Inside(), Inside()), nn.Linear(4, 3), nn.ReLU(),
+                          nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh()))
+    assert [(b.where, b.names) for b in found_blocks(model)] == [
+        ("2", ["2.0", "2.1"]), ("5", ["5.0", "5.1", "5.2"])]  # not the heads, which lie in a block
     layers = [m for _ in range(3) for m in (nn.Linear(5, 5), nn.ReLU())]
-    blocks = found_blocks(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), *layers, nn.Linear(5, 1)))
-    assert blocks.names == ["1-2", "3-4", "5-6"] or blocks.names == ["2-3", "4-5", "6-7"]
-    assert found_blocks(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))) is None
-    assert found_blocks(nn.Linear(2, 2)) is None
+    (blocks,) = found_blocks(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), *layers, nn.Linear(5, 1)))
+    assert blocks.names == ["1-2", "3-4", "5-6"]
+    assert found_blocks(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))) == found_blocks(nn.Linear(2, 2)) == []
+
+
+@pytest.mark.parametrize("wide", ["first", "second"])
+def test_of_several_places_the_one_that_frees_most_is_taken(wide):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.ModuleList([nn.Embedding(1000, 9) for _ in range(3)])  # the most parameters
+            self.first = nn.Sequential(*[Tanhs(5 if wide == "first" else 2) for _ in range(4)])
+            self.second = nn.ModuleList([Tanhs(5 if wide == "second" else 2) for _ in range(3)])
+
+        def forward(self, x):
+            x = self.first(x)
+            for block in self.second:
+                x = block(x)
+            return x
+
+    view = look.checkpointing(Two(), tt.ones(2**14, requires_grad=True), total, repeats=1, every=2)
+    assert view.data["where"] == wide
+
+
+def test_a_mask_that_is_sliced_for_each_block_is_the_same():
+    class Times(nn.Linear):
+        def forward(self, x, mask):
+            return super().forward(x) * mask
+
+    class Masked(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.blocks = nn.ModuleList([Times(2, 2) for _ in range(3)])
+            self.register_buffer("mask", tt.ones(4, 6))
+            self.shift = shift
+
+        def forward(self, x):
+            for i, block in enumerate(self.blocks):
+                x = block(x, self.mask[:3, i * self.shift:2 + i * self.shift])
+            return x
+
+    x = tt.ones(3, 2)
+    same, moved = (look.checkpointing(Masked(shift), x, total, repeats=1, every=3).data for shift in (0, 1))
+    assert same["chained"] and all(w["agrees"] for w in same["ways"])
+    assert moved["why"] == "the blocks are called with different further arguments"
+    assert all(w["agrees"] for w in moved["ways"])
 
 
 def test_why_blocks_share_no_checkpoint(seed):
@@ -470,9 +513,9 @@ def test_bad_arguments():
             (dict(repeats=0), ValueError, "repeats must be a whole number of at least 1, got 0"),
             (dict(every=5), ValueError, "every must be from 1 to 4, the number of blocks, got 5"),
             (dict(every=[0]), ValueError, "every must be from 1 to 4, the number of blocks, got 0"),
-            (dict(every=[True]), ValueError, "every must be from 1 to 4, the number of blocks, got True"),
-            (dict(every="all"), ValueError, "every must be a list of whole numbers, got 'all'"),
-            (dict(every=[]), ValueError, "every must be a list of whole numbers, got []"),
+            (dict(every=[True]), ValueError, "every must be a whole number or a list of them, got [True]"),
+            (dict(every="all"), ValueError, "every must be a whole number or a list of them, got 'all'"),
+            (dict(every=[]), ValueError, "every must be a whole number or a list of them, got []"),
             (dict(blocks=3), TypeError, "blocks must be a Sequential, a ModuleList or a list of modules, got int"),
             (dict(blocks=[model.head]), ValueError, "blocks must be two different modules or more, got 1"),
             (dict(blocks=[model.head, model.head]), ValueError, "blocks must be two different modules or more"),

@@ -8,8 +8,8 @@ from ..nn import Module
 from . import measure, page
 from .batch import run_of
 from .chart import Chart, Series
-from .checkpointing_blocks import found_blocks, given_blocks, watch
-from .checkpointing_run import measured, ways_of
+from .checkpointing_blocks import Blocks, found_blocks, given_blocks, watch
+from .checkpointing_run import held_with, measured, ways_of
 from .kept import kept
 from .terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
 from .view import View
@@ -24,13 +24,14 @@ def checkpointing(model, batch, loss=None, *, blocks=None, every=None, repeats: 
 
         look.checkpointing(model, x, lambda out, x: F.cross_entropy(out, y)).print()
 
-    `blocks`: a Sequential, a ModuleList or a list of modules; without it the modules of a Sequential or ModuleList that
-    repeat, alone or in groups such as (Linear, ReLU), those with the most parameters. Where each block gets what the
-    one before it returned and the same other arguments, as in a Sequential or in `for block in blocks: x = block(x)`,
-    k blocks in a row share one checkpoint: segments of k. Else every k-th block has a checkpoint of its own. `every`:
-    the k to try, without it 1, 2, 4, ...; sqrt(n) segments (or blocks) of n are always tried, segments also with the
-    last one run plainly. For the time of a run the blocks' `forward` is replaced; gradients are compared with those of
-    the run without checkpoints. A step is forward and backward, without an optimizer.
+    `blocks`: a Sequential, a ModuleList or a list of modules; without it the modules of a Sequential or ModuleList
+    that repeat, alone or in groups such as (Linear, ReLU); of several places the one where checkpoints leave the least
+    after the forward. Where each block gets what the one before it returned and the same other arguments, as in a
+    Sequential or in `for block in blocks: x = block(x)`, k blocks in a row share one checkpoint: segments of k. Else
+    every k-th block has a checkpoint of its own. `every`: the k to try, without it 1, 2, 4, ...; sqrt(n) segments (or
+    blocks) of n are always tried, segments also with the last one run plainly. For the time of a run the blocks'
+    `forward` is replaced; gradients are compared with those of the run without checkpoints. A step is forward and
+    backward, without an optimizer.
 
     `batch` and `loss` as in `look.batch.run_of`; `repeats`: steps of each way that are timed, one of each in turn. The
     model runs in the mode it is in, and is afterwards bit for bit what it was.
@@ -41,15 +42,15 @@ def checkpointing(model, batch, loss=None, *, blocks=None, every=None, repeats: 
     run = run_of(model, batch, loss, "checkpointing")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ValueError(f"[checkpointing] repeats must be a whole number of at least 1, got {repeats!r}")
-    found = found_blocks(model) if blocks is None else given_blocks(model, blocks)
-    if found is None:
+    candidates = found_blocks(model) if blocks is None else [given_blocks(model, blocks)]
+    if not candidates:
         raise ValueError(f"[checkpointing] no modules repeat in a Sequential or ModuleList of {type(model).__name__}: "
                          "pass blocks=, a list of modules")
-    steps = _checked(every, len(found))
+    _check(every)
     with kept(run) as state:
-        watch(run, found)
-        ways = ways_of(found, steps)
-        rows = measured(run, state, ways, repeats)
+        found = _chosen(run, state, candidates)
+        steps = _within(every, len(found))
+        rows = measured(run, state, ways_of(found, steps), repeats)
     meter = measure.meter_of(run.device)
     meter.close()
     data = {"view": "checkpointing", "model": type(model).__name__, "device": str(run.device), "meter": meter.source,
@@ -61,16 +62,34 @@ def checkpointing(model, batch, loss=None, *, blocks=None, every=None, repeats: 
     return Checkpointing(data)
 
 
-def _checked(every, n) -> list[int] | None:
+def _check(every) -> None:
+    several = every if isinstance(every, (list, tuple)) else [every]
+    if every is not None and not (several and all(isinstance(k, int) and not isinstance(k, bool) for k in several)):
+        raise ValueError(f"[checkpointing] every must be a whole number or a list of them, got {every!r}")
+
+
+def _within(every, n) -> list[int] | None:
     if every is None:
         return None
-    several = [every] if isinstance(every, int) else every
-    if not isinstance(several, (list, tuple)) or not several:
-        raise ValueError(f"[checkpointing] every must be a list of whole numbers, got {every!r}")
+    several = sorted(set(every if isinstance(every, (list, tuple)) else [every]))
     for k in several:
-        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= n:
+        if not 1 <= k <= n:
             raise ValueError(f"[checkpointing] every must be from 1 to {n}, the number of blocks, got {k!r}")
-    return sorted(set(several))
+    return several
+
+
+def _chosen(run, state, candidates) -> Blocks:
+    """The blocks around which checkpoints leave the fewest bytes after the forward; in the order of their calls."""
+    called = []
+    for blocks in candidates:
+        state.back()
+        missing = watch(run, blocks)
+        if not missing:
+            called.append(blocks)
+    if not called:
+        raise ValueError(f"[checkpointing] block {missing} is not called in the model's forward: pass blocks=, the "
+                         "modules that are")
+    return called[0] if len(called) == 1 else min(called, key=lambda blocks: held_with(run, state, blocks))
 
 
 def _draws(model: Module) -> bool:

@@ -8,6 +8,7 @@ from ..autograd.modes import enable_grad
 from ..nn import Module, ModuleList, Sequential
 from ..tensor import Tensor
 from ..utils.checkpoint import checkpoint
+from .saved import memory_of
 
 __all__ = ["Blocks", "checkpointed", "found_blocks", "given_blocks"]
 
@@ -31,29 +32,27 @@ class Blocks:
 # found
 
 
-def found_blocks(model) -> Blocks | None:
-    """The modules of a Sequential or ModuleList that repeat, alone or in groups: (Linear, ReLU), (Linear, ReLU), ...
+def found_blocks(model) -> list[Blocks]:
+    """The modules of each Sequential or ModuleList that repeat, alone or in groups: (Linear, ReLU), (Linear, ReLU), ...
 
-    Alike are modules of one class with parameters of the same shapes, and so all inside. Of several places the one
-    whose blocks hold the most parameters counts, of equals the one with the most blocks, then the outermost. None
-    where nothing repeats.
+    Alike are modules of one class with parameters of the same shapes, and so all inside. What lies in such a block is
+    not looked at.
     """
-    best = None
+    found: list[Blocks] = []
+    inside: set[int] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, (Sequential, ModuleList)):
+        if id(module) in inside or not isinstance(module, (Sequential, ModuleList)):
             continue
         children = list(dict(module.named_children()).items())
         start, length, count = _repeats([_alike(m) for _, m in children])
         if count < 2:
             continue
         groups = [children[start + i * length:start + (i + 1) * length] for i in range(count)]
-        elements = sum(p.numel() for group in groups for _, m in group for p in m.parameters())
-        if best is None or (elements, count) > best[0]:
-            prefix = f"{name}." if name else ""
-            names = [prefix + (g[0][0] if length == 1 else f"{g[0][0]}-{g[-1][0]}") for g in groups]
-            best = (elements, count), Blocks([[m for _, m in g] for g in groups], names,
-                                             name or type(module).__name__)
-    return None if best is None else best[1]
+        inside |= {id(m) for group in groups for _, block in group for m in block.modules()}
+        prefix = f"{name}." if name else ""
+        names = [prefix + (g[0][0] if length == 1 else f"{g[0][0]}-{g[-1][0]}") for g in groups]
+        found.append(Blocks([[m for _, m in g] for g in groups], names, name or type(module).__name__))
+    return found
 
 
 def given_blocks(model, blocks) -> Blocks:
@@ -96,11 +95,9 @@ def _repeats(marks) -> tuple[int, int, int]:
 # watched
 
 
-def watch(run, blocks) -> None:
-    """Run one forward and see how the blocks are called: sets their order, `chained` and `why`.
-
-    Raises: ValueError for a block that is not called.
-    """
+def watch(run, blocks) -> str:
+    """Run one forward and see how the blocks are called: sets their order, `chained` and `why`. Returns the name of a
+    block that is not called, "" where all are."""
     calls: list[tuple] = []
     handles = [m.register_forward_hook(lambda module, args, kwargs, out: calls.append((module, args, kwargs, out)),
                                        with_kwargs=True) for m in blocks.modules]
@@ -115,13 +112,13 @@ def watch(run, blocks) -> None:
         first.setdefault(id(module), i)
     for unit, name in zip(blocks.units, blocks.names):
         if any(id(m) not in first for m in unit):
-            raise ValueError(f"[checkpointing] block {name} is not called in the model's forward: pass blocks=, the "
-                             "modules that are")
+            return name
     order = sorted(range(len(blocks.units)), key=lambda i: first[id(blocks.units[i][0])])
     blocks.units, blocks.names = [blocks.units[i] for i in order], [blocks.names[i] for i in order]
     blocks.modules = [m for unit in blocks.units for m in unit]
     blocks.why = _not_chained(blocks.modules, calls)
     blocks.chained = not blocks.why
+    return ""
 
 
 def _not_chained(modules, calls) -> str:
@@ -144,7 +141,15 @@ def _not_chained(modules, calls) -> str:
 def _same(a, b) -> bool:
     simple = (int, float, str, bool, type(None))
     return len(a) == len(b) and all(
-        x is y or (isinstance(x, simple) and isinstance(y, simple) and x == y) for x, y in zip(a, b))
+        x is y or (isinstance(x, simple) and isinstance(y, simple) and x == y)
+        or (isinstance(x, Tensor) and isinstance(y, Tensor) and _same_view(x, y)) for x, y in zip(a, b))
+
+
+def _same_view(a, b) -> bool:
+    """Whether two constants are the same part of the same memory, as a mask that is sliced for each block."""
+    if a.requires_grad or b.requires_grad or memory_of(a._array) != memory_of(b._array):
+        return False
+    return (a.dtype, a.shape, a.stride(), a.storage_offset()) == (b.dtype, b.shape, b.stride(), b.storage_offset())
 
 
 # checkpointed

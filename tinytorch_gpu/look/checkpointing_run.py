@@ -11,7 +11,7 @@ from ..backend.device import backend_of, host_array
 from . import measure
 from .checkpointing_blocks import checkpointed
 
-__all__ = ["Way", "measured", "ways_of"]
+__all__ = ["Way", "held_with", "measured", "ways_of"]
 
 
 class Way:
@@ -108,6 +108,17 @@ def measured(run, state, ways, repeats) -> list[dict]:
             with _placed(way):
                 row["seconds"] += measure.seconds(step, run.device, repeats=1, warm=1 if turn == 0 else 0)
     return rows
+
+
+def held_with(run, state, blocks) -> int:
+    """Bytes after the forward, above its start, with each block in a checkpoint."""
+    def forward():
+        with enable_grad():
+            return run()
+
+    state.back()
+    with checkpointed([[m] for m in blocks.modules]):
+        return measure.memory(forward, run.device).held
 
 
 def _placed(way):
