@@ -51,6 +51,10 @@ def square(out, *batch):
     return out.square().mean()
 
 
+def total(out, *batch):
+    return out.sum()
+
+
 def way(view, name):
     return next(w for w in view.data["ways"] if w["name"] == name)
 
@@ -525,6 +529,19 @@ def test_the_cpus_time_is_said_to_be_no_gpus(view):
         said = "2.5 (float16 weights), 3 (bfloat16 weights) of float32's time here: a CPU computes it in float32"
         assert (f"half precision takes 1.5 (float16 autocast), 2 (bfloat16 autocast), {said}" in text) == (
             device == "cpu")
+
+
+def test_of_many_layers_the_text_shows_those_that_lose_most():
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(24)])
+    for k, layer in enumerate(model):
+        nn.init.constant_(layer.weight, 1e-3 if k < 5 else 0.5)  # the gradients of the first three underflow
+    view = look.precision(model, tt.ones(1, 2), total, **QUICK, scales=[1])
+    text, page = str(view), view.to_html()
+    assert " ".join(text.split()).count("at the scale, the 20 of 24 layers that lose most") == 2
+    shown = re.findall(r"^(\d+) +\S", text.split("parameters' gradients: share")[1].split("\n\n")[0], re.M)
+    lost = [x["parameters"]["zero"][0] for x in view.data["layers"]]
+    assert len(shown) == 20 and shown == sorted(shown, key=int) and {"0", "1", "2"} <= set(shown) and lost[0] > 0
+    assert "that lose most" not in page and page.count("<td>23</td>") == 2
 
 
 # bad input

@@ -17,7 +17,7 @@ from .view import View
 
 __all__ = ["Precision", "precision"]
 
-SHOWN = 30  # rows of a table of the text; all are in the data
+SHOWN = 20  # layers in a table of the text, those that lose most; all are in the data
 SCALES = (1, 2**4, 2**8, 2**12, 2**16, 2**20)
 
 
@@ -140,12 +140,10 @@ class Precision(View):
         for k, sentence in enumerate(self._sentences(d)):
             lines += wrap(paper, sentence, "" if k == 0 else "  ")
         hidden: list[str] = []
-        for title, head, rows in self._tables(d):
-            body, left_out = table(paper, head, rows[:SHOWN])
+        for title, head, rows in self._tables(d, SHOWN):
+            body, left_out = table(paper, head, rows)
             lines += ["", *(wrap(paper, title) if title else []), *body]
             hidden += [t for t in dict.fromkeys(reversed(left_out)) if t not in hidden]
-            if len(rows) > SHOWN:
-                lines.append(f"and {len(rows) - SHOWN:,} more, in data and .html")
         lines += ["", *self._chart(d).lines(paper)]
         notes = self._notes(d)
         if hidden:
@@ -174,7 +172,8 @@ class Precision(View):
                          "become zero or infinite")
         return found
 
-    def _tables(self, d):
+    def _tables(self, d, most=10**9):
+        """(title, columns, rows) of each table; of the layers at most `most`, those that lose the greatest share."""
         head = [Column("", least=16), Column("weights", right=True, keep=5), Column("state", right=True, keep=4),
                 Column("in a step", right=True, keep=3), Column("peak", right=True), Column("of float32", right=True),
                 Column("time", right=True, rule=True), Column("of float32", right=True),
@@ -193,9 +192,12 @@ class Precision(View):
         ends = [Column("least", right=True, keep=2), Column("most", right=True, keep=2)]
         for what, title in (("parameters", "parameters' gradients"), ("output", "gradients at the layers' outputs")):
             kind = [Column("in autocast", keep=3)] if what == "output" else []
+            worst = sorted(d["layers"], key=lambda x: -_worst(x[what]))[:most]
             rows = [[x["name"] or x["class"], *([_dtype(x["dtype"])] if kind else []), figure(x[what]["least"]),
-                     figure(x[what]["most"]), *(_cell(x[what], k) for k in range(len(scales)))] for x in d["layers"]]
-            yield (f"{title}: share that float16 makes zero (inf: infinite) at the scale",
+                     figure(x[what]["most"]), *(_cell(x[what], k) for k in range(len(scales)))] for x in d["layers"]
+                    if any(x is w for w in worst)]
+            chosen = f", the {most} of {len(d['layers'])} layers that lose most" if len(d["layers"]) > most else ""
+            yield (f"{title}: share that float16 makes zero (inf: infinite) at the scale{chosen}",
                    [Column("layer", least=8), *kind, *ends, *scales], rows)
 
     def _chart(self, d) -> Chart:
@@ -297,6 +299,11 @@ def _cell(part, k) -> str:
         return ""
     zero = _percent(part["zero"][k] / part["nonzero"])
     return zero + (f" inf {_percent(part['infinite'][k] / part['nonzero'])}" if part["infinite"][k] else "")
+
+
+def _worst(part) -> float:
+    """The greatest share that is zero or infinite at a scale."""
+    return max(z + i for z, i in zip(part["zero"], part["infinite"])) / max(part["nonzero"], 1)
 
 
 def _percent(share) -> str:
