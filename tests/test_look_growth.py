@@ -108,16 +108,6 @@ def test_attention_is_quadratic_in_its_sequence(device):
     assert exponent(view, "activations") == pytest.approx(2, abs=0.1) and exponent(view, "activations") < 2
     if device.type == "cpu":
         assert parts(view, "activations") == pytest.approx({0: 4, 1: 4 * batch * width, 2: 4 * batch})
-    fused = grown(sequences=[64, 128, 256, 512], make_batch=options["make_batch"], loss=None,
-                  make_model=lambda: Fused(width))
-    if device.type == "cpu":  # the formula; the kernel keeps no weights at all
-        assert fused.data["axes"][0]["quantities"][0]["figures"] == view.data["axes"][0]["quantities"][0]["figures"]
-
-
-class Fused(Attention):
-    def forward(self, x):
-        h = self.project(x)
-        return nn.functional.scaled_dot_product_attention(h, h, h).sum()
 
 
 def test_activations_are_pytorchs(torch):
@@ -298,6 +288,15 @@ def test_one_axis_may_have_any_name(device):
     assert figures(view, "parameters") == [4 * n * (16 * 16 + 16) for n in (1, 2)]
     view = grown(make_model=lambda: mlp(1, 16), make_batch=lambda n: tt.ones(n, 16), batches=[32, 64])
     assert figures(view, "activations")[1] - figures(view, "activations")[0] == 4 * 16 * 32
+
+
+def test_sizes_of_numpy_and_ranges(device, tmp_path):
+    made = []
+    view = grown(make_model=lambda depth, share: made.append((depth, share)) or mlp(depth, 16), depths=range(1, 4),
+                 axes={"share": np.array([0.5, 0.25], dtype=np.float32)}, make_batch=lambda: tt.ones(2, 16))
+    assert made == [(1, 0.5), (2, 0.5), (3, 0.5), (2, 0.25)] and {type(v) for m in made for v in m} == {int, float}
+    assert view.data["axes"][1]["sizes"] == [0.25, 0.5]
+    assert json.loads(view.save(tmp_path / "g.json").read_text(encoding="utf-8"))["axes"][0]["sizes"] == [1, 2, 3]
 
 
 def test_batches_of_several_arguments(device):

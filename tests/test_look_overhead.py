@@ -90,8 +90,7 @@ def test_peaks_are_those_of_the_computation_alone(device):
         assert found[name]["peak"] == pytest.approx(peak, rel=0.02), name
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", [(300,), (20, 30)])
+@pytest.mark.parametrize("dtype, shape", [("float16", (300,)), ("float32", (20, 30)), ("float64", (2, 3, 50))])
 def test_a_tensor_without_and_with_gradients(dtype, shape, device):
     small, leaf = tt.ones(1, requires_grad=True), tt.ones(*shape, dtype=getattr(tt, dtype), requires_grad=True)
     view = seen(lambda: (leaf.float() * small).sum())

@@ -35,8 +35,8 @@ def growth(make_model, depths=None, widths=None, batches=None, sequences=None, *
     tracemalloc counts them, on a device the pool, in blocks of 512. Seconds: medians of `repeats` runs after a warm
     one, of a forward and of a backward; `repeats=0` measures memory alone.
 
-    Runs on `device`, the default one if None, which is the default while model and batch are made. Models are made for
-    the measurement and dropped.
+    Runs on `device`, the default one if None, which is the default while model and batch are made. Each model is
+    dropped before the next is made.
     Raises: ValueError for no axis, fewer than two sizes, sizes that are not above zero, an axis that nothing takes, a
     parameter that is no axis; TypeError for what cannot be called, no Module, no Tensor. What make_model, make_batch or
     a run raise has a note with the sizes.

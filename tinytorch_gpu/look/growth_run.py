@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import tracemalloc
 from collections.abc import Mapping
 
@@ -140,9 +141,9 @@ def _quantities(points) -> list[dict]:
 
 
 def _size(name, size):
-    if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < math.inf:
+    if isinstance(size, bool) or not isinstance(size, numbers.Real) or not 0 < size < math.inf:
         raise ValueError(f"[growth] a size of {name} must be a number above 0, got {size!r}")
-    return size
+    return int(size) if isinstance(size, numbers.Integral) else float(size)  # NumPy's too
 
 
 def _sizes(name, sizes) -> list:
