@@ -498,6 +498,12 @@ def test_each_way_is_timed_as_often_as_asked(view):
         str(look.Checkpointing(d)).split())
 
 
+def test_it_runs_under_no_grad():
+    with tt.no_grad():
+        assert all(w["agrees"] for w in look.checkpointing(Net(2), tt.ones(1, 8), total, repeats=1).data["ways"])
+        assert not tt.is_grad_enabled()
+
+
 def test_eval_mode_is_said():
     text = " ".join(str(look.checkpointing(Net(2).eval(), tt.ones(1, 8), total, repeats=1)).split())
     assert "the model is in eval mode" in text and "random numbers" not in text

@@ -436,6 +436,14 @@ def test_no_optimizer_and_eval_mode_are_said():
     assert not view.data["optimizer_given"]
 
 
+def test_it_runs_under_no_grad_and_autocast():
+    x = tt.ones(4, 8)
+    with tt.no_grad(), autocast(x.device.type, tt.bfloat16):
+        d = look.precision(net(dropout=0.0), x, square, **QUICK).data
+    assert all(w["error"] is None for w in d["ways"]) and d["layers"][0]["dtype"] == "float16"
+    assert d["ways"][0]["losses"][0] != d["ways"][2]["losses"][0]  # float32 is float32 there too
+
+
 def test_a_way_that_does_not_run_is_said():
     class Mine(optim.Optimizer):
         def __init__(self, params):

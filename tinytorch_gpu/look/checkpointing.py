@@ -4,6 +4,7 @@ from __future__ import annotations
 import html
 import math
 
+from ..autograd.modes import enable_grad
 from ..nn import Module
 from . import measure, page
 from .batch import run_of
@@ -47,7 +48,7 @@ def checkpointing(model, batch, loss=None, *, blocks=None, every=None, repeats: 
         raise ValueError(f"[checkpointing] no modules repeat in a Sequential or ModuleList of {type(model).__name__}: "
                          "pass blocks=, a list of modules")
     _check(every)
-    with kept(run) as state:
+    with enable_grad(), kept(run) as state:
         found = _chosen(run, state, candidates)
         steps = _within(every, len(found))
         rows = measured(run, state, ways_of(found, steps), repeats)

@@ -4,7 +4,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 
-from ..autograd.modes import enable_grad
 from ..nn import Module, ModuleList, Sequential
 from ..tensor import Tensor
 from ..utils.checkpoint import checkpoint
@@ -102,8 +101,7 @@ def watch(run, blocks) -> str:
     handles = [m.register_forward_hook(lambda module, args, kwargs, out: calls.append((module, args, kwargs, out)),
                                        with_kwargs=True) for m in blocks.modules]
     try:
-        with enable_grad():
-            run()
+        run()
     finally:
         for handle in handles:
             handle.remove()

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from ..autograd.modes import enable_grad
 from ..backend.device import backend_of, host_array
 from . import measure
 from .checkpointing_blocks import checkpointed
@@ -71,13 +70,9 @@ def measured(run, state, ways, repeats) -> list[dict]:
         for t in leaves:
             t.grad = None
 
-    def forward():
-        with enable_grad():
-            return run()
-
     def step():
         clear()
-        loss = forward()
+        loss = run()
         loss.backward()
         return loss.detach()
 
@@ -95,7 +90,7 @@ def measured(run, state, ways, repeats) -> list[dict]:
             clear()
             del found, buffers
             state.back()
-            held = measure.memory(forward, run.device).held
+            held = measure.memory(run, run.device).held
             state.back()
             peak = measure.peak(step, run.device)[1]
             clear()
@@ -112,13 +107,9 @@ def measured(run, state, ways, repeats) -> list[dict]:
 
 def held_with(run, state, blocks) -> int:
     """Bytes after the forward, above its start, with each block in a checkpoint."""
-    def forward():
-        with enable_grad():
-            return run()
-
     state.back()
     with checkpointed([[m] for m in blocks.modules]):
-        return measure.memory(forward, run.device).held
+        return measure.memory(run, run.device).held
 
 
 def _placed(way):

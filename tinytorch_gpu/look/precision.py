@@ -4,6 +4,7 @@ from __future__ import annotations
 import html
 import math
 
+from ..autograd.modes import enable_grad
 from ..backend import dtypes
 from ..optim import AdamW, Optimizer
 from . import measure, page
@@ -53,7 +54,7 @@ def precision(model, batch, loss=None, optimizer=None, *, steps: int = 8, scales
     _check_parameters(model, optimizer)
     chosen = optimizer is None
     used = AdamW(model.parameters()) if chosen else optimizer
-    with kept(run, used) as state:
+    with enable_grad(), kept(run, used) as state:
         ways = [measured(run, used, way, state, steps, repeats) for way in WAYS]
         found = underflow(run, state, scales, in_autocast=ways[1]["error"] is None)
     _compare(ways)

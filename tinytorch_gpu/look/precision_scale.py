@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 
 from ..amp import autocast
-from ..autograd.modes import enable_grad
 from ..backend import dtypes
 from ..backend.device import backend_of, host_array
 from ..tensor import Tensor
@@ -150,7 +149,7 @@ def underflow(run, state, scales, in_autocast=True) -> dict:
 
 def _backward(run, state, layers, take, scale) -> None:
     state.back()
-    with dtypes.quiet(), enable_grad(), _Outputs(layers, take):  # overflows are what is looked for
+    with dtypes.quiet(), _Outputs(layers, take):  # overflows are what is looked for
         (run() * scale).backward()
 
 

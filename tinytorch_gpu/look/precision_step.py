@@ -5,7 +5,6 @@ import copy
 import functools
 
 from ..amp import GradScaler, autocast
-from ..autograd.modes import enable_grad
 from ..backend import dtypes
 from ..optim.flat import FlatOptimizer
 from ..tensor import Tensor
@@ -58,7 +57,7 @@ class Trainer:
             t.grad = None
 
     def loss(self) -> Tensor:
-        with dtypes.quiet(), enable_grad(), self.cast():
+        with dtypes.quiet(), self.cast():
             return self.run()
 
     def step(self) -> Tensor:
