@@ -11,7 +11,7 @@ from ..backend.device import backend_of, host_array
 
 __all__ = ["figures_of", "plain"]
 
-PIECE = 1 << 22  # elements that are looked at together: their float64 squares take 32 MiB
+PIECE = 1 << 20  # elements that are looked at together: their float64 squares take 8 MiB
 
 
 def figures_of(array) -> dict:
