@@ -272,6 +272,23 @@ def test_profile(run):
     assert data("t.trace.json")["traceEvents"]
 
 
+def test_fusion(run):
+    write("""import sys
+import tinytorch_gpu as tt
+rows = int(sys.argv[1])
+x, w = tt.ones(rows, 64), tt.ones(64, requires_grad=True)
+y = (x * w).exp()
+(y / y.sum(-1, keepdim=True)).sum().backward()
+""")
+    moved = {}
+    for rows in (64, 128):
+        status, out, _ = run("fusion", "--save", "view.json", "mine.py", rows)
+        assert status == 0 and data()["findings"]
+        moved[rows] = data()["total"]["bytes"]
+        assert "mine.py" in json.dumps(data()["findings"])
+    assert 1.9 < moved[128] / moved[64] <= 2
+
+
 def test_tensor(run):
     status, out, _ = run("tensor", write(SMALL))
     assert status == 0 and out.startswith("Tensor z: f32[1]")
@@ -388,7 +405,7 @@ def test_steps_are_read():
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_width(run, width):
-    for view in ("graph", "memory", "gradients", "trace", "profile", "step"):
+    for view in ("graph", "memory", "gradients", "fusion", "trace", "profile", "step"):
         status, out, _ = run(view, "--width", width, write(TRAIN), 8, 2)
         assert status == 0 and max(map(len, out.splitlines())) <= width, view
 
@@ -495,4 +512,4 @@ def test_after_is_not_told_of_a_pass_that_raised():
 def test_help_names_all_views(run):
     status, out, _ = run("--help")
     assert status == 0 and all(re.search(rf"\b{v}\b", out) for v in (
-        "graph", "memory", "gradients", "profile", "trace", "tensor", "nan", "step", "report"))
+        "graph", "memory", "gradients", "fusion", "profile", "trace", "tensor", "nan", "step", "report"))

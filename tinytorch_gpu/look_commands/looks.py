@@ -179,6 +179,15 @@ class Profile(Block):
         self.open(look.profile())
 
 
+class Fusion(Recorded):
+    about = "what could be fused in a forward: bytes and predicted times as it is and with this package's operators"
+    kind = look.Fusion
+    finds = False
+
+    def before(self, tensors, names):
+        self.view = look.fusion(list(tensors))
+
+
 class Step(Block):
     about = "training steps watched for the classic pitfalls: gradients that pile up, graphs that stay, clipping"
     kind = look.Step
@@ -217,6 +226,6 @@ class OneTensor(Look):
 
 
 LOOKS: dict[str, type[Look]] = {
-    "graph": Graph, "memory": Memory, "gradients": Gradients, "profile": Profile, "trace": Trace, "tensor": OneTensor,
-    "nan": Nan, "step": Step,
+    "graph": Graph, "memory": Memory, "gradients": Gradients, "fusion": Fusion, "profile": Profile, "trace": Trace,
+    "tensor": OneTensor, "nan": Nan, "step": Step,
 }
