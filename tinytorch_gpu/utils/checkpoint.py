@@ -31,6 +31,14 @@ class _Handle:
     def __init__(self, frame, number):
         self.frame, self.number = frame, number
 
+    @property
+    def shape(self):  # of the value, for who looks at a graph
+        return self.frame.kinds[self.number][0]
+
+    @property
+    def dtype(self):
+        return self.frame.kinds[self.number][1]
+
 
 class _Frame:
     """One checkpointed call: how to run it again, and what a second run produced."""
