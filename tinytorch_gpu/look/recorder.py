@@ -5,11 +5,14 @@ import threading
 import weakref
 from functools import partial
 
+import numpy as np
+
 from ..autograd import modes
 from ..autograd.gradients import fit
 from ..autograd.hooks import RemovableHandle
 from ..autograd.node import AccumulateGrad, endpoint
 from ..backend import dtypes
+from ..backend.device import is_array
 from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
 from ..tensor import Tensor
 from .sample import sample
@@ -147,8 +150,7 @@ class _Recorder:
 
     def note(self, node, args, outs):
         stack = self._modules.stack
-        inputs = tuple(
-            (dtypes.of(a._array).name, a._array.shape) if isinstance(a, Tensor) else repr(a)[:40] for a in args)
+        inputs = tuple([_given(a) for a in args])
         note = NOTES[node] = Note(inputs, stack[-1][1] if stack else None, tuple([sample(o) for o in outs]),
                                   saved_of(node))
         targets: list[tuple | None] = []
@@ -173,6 +175,17 @@ class _Recorder:
         with self._lock:
             if not self._closed and node not in self._hooked:
                 self._hooked[node] = register(function)
+
+
+def _given(a):
+    """(dtype, shape) of a Tensor, or of an array, which rules may pass on; a few characters of anything else."""
+    if isinstance(a, Tensor):
+        a = a._array
+    elif isinstance(a, np.generic):
+        return repr(a.item())[:40]
+    elif not is_array(a):
+        return repr(a)[:40]
+    return dtypes.of(a).name, a.shape
 
 
 class _Label:

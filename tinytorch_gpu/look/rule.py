@@ -91,6 +91,25 @@ def _wrapped(text, binds, least) -> str:
     return text if binds >= least else f"({text})"
 
 
+class _Arrays:
+    """A watcher of look.record: which of the named arrays a rule handed to an operator as they are, not as Tensors."""
+
+    def __init__(self, held, names):
+        self.names = {id(t._array): names[id(t)] for t in held}
+        self.found: dict[tuple, str] = {}  # (node, input) -> name
+
+    def operator(self, node, note, args, outs) -> None:
+        for i, a in enumerate(args):
+            if id(a) in self.names:
+                self.found[node, i] = self.names[id(a)]
+
+    def gradients(self, note, sent, arrived) -> None:
+        pass
+
+    def leaf(self, note, grads) -> None:
+        pass
+
+
 class _TooLong(Exception):
     """A formula that no one would read."""
 
@@ -129,6 +148,8 @@ def rule_of(node) -> Rule:
         dtype = F32 if node._widen and dtype in HALF else dtype
         grads.append(named(like.ones(shape, dtype), "grad" if len(metas) == 1 else f"grad{i}"))
     casts, state.autocast = state.autocast, None
+    arrays = _Arrays(held, names)
+    record.watch(arrays)
     try:
         with enable_grad(), use_kernels(False), record():
             node._tensors = tuple(values)
@@ -137,12 +158,13 @@ def rule_of(node) -> Rule:
         rule.why = f"the rule does not run on Tensors: {e}"
         return rule
     finally:
+        record.unwatch(arrays)
         node._tensors, state.autocast = None, casts
     for i, t in enumerate(out if isinstance(out, tuple) else (out,)):
         if node.edges[i] is None or t is None:
             continue
         try:
-            rule.formulas[i] = _written(t, names)[0]
+            rule.formulas[i] = _written(t, names, arrays.found)[0]
         except _TooLong:
             rule.why = "longer than a line: read the rule's source"
     return rule
@@ -155,7 +177,7 @@ def _library(node):
     return xp_of(node.variable._array)
 
 
-def _written(value, names) -> tuple[str, int]:
+def _written(value, names, arrays) -> tuple[str, int]:
     if not isinstance(value, Tensor):
         return f"{value}", ATOM
     if id(value) in names:
@@ -176,6 +198,8 @@ def _written(value, names) -> tuple[str, int]:
             given = note.inputs[i] if note is not None else "constant"
             if edge is not None:
                 operands.append(write(*endpoint(edge)))
+            elif (node, i) in arrays:
+                operands.append((arrays[node, i], ATOM))
             elif given != "None":
                 operands.append((shape_of(*given), ATOM) if isinstance(given, tuple) else (given, ATOM))
         if node.name() == "Cast":
