@@ -12,6 +12,7 @@ from floors import changed, floors
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
+from tinytorch_gpu.look.ceiling import ceiling
 
 
 @pytest.fixture(autouse=True)
@@ -135,8 +136,11 @@ def test_blocks_nest_and_stand_beside_a_profile(domain):
         _ = x * 2
     with look.profile():
         _ = x * 2
-    assert domain.lines == [(0, "Mul")] and p.data["counts"]["spans"] == 1
-    assert p.data["overhead"]["residual_per_span"] >= 0 and domain.lines == [(0, "Mul")]
+    assert domain.lines == [(0, "Mul")]
+    ceiling()  # measured with operators, once in a process
+    with look.nvtx():
+        assert p.data["counts"]["spans"] == 1 and p.data["overhead"]["residual_per_span"] >= 0
+    assert domain.lines == [(0, "Mul")]  # the spans that measure themselves are nobody else's
     with look.nvtx():
         with look.nvtx():
             pass

@@ -326,6 +326,33 @@ def test_modules_have_their_names_in_the_model_though_a_part_is_called():
     assert names(model) == {"body", "body.0", "body.1"} and names() == {"", "0", "1"}
 
 
+def test_a_shared_module_has_its_name_in_the_one_that_is_called():
+    shared = nn.Linear(3, 3)
+    first, second = nn.Sequential(shared), nn.Sequential(nn.Tanh(), shared)
+
+    class Calls(nn.Module):  # what it calls is no part of it
+        def forward(self, x):
+            return first(x)
+
+    def names(*called):
+        with look.profile() as p:
+            for f in called:
+                f(tt.ones(2, 3))
+        return {(m["name"], m["class"]): m["forward"]["calls"] for m in p.data["modules"]}
+
+    assert names(first, second, first) == {("", "Sequential"): 3, ("0", "Linear"): 2, ("1", "Linear"): 1,
+                                           ("0", "Tanh"): 1}
+    assert names(Calls()) == {("", "Calls"): 1, (None, "Sequential"): 1, (None, "Linear"): 1}
+    assert names(first, Calls()) == {("", "Sequential"): 1, ("0", "Linear"): 1, ("", "Calls"): 1,
+                                     (None, "Sequential"): 1, (None, "Linear"): 1}
+    assert names(second, shared) == {("", "Sequential"): 1, ("0", "Tanh"): 1, ("1", "Linear"): 2}
+    with look.profile() as p:
+        second(tt.ones(2, 3))
+        second.append(nn.ReLU())
+        second(tt.ones(2, 3))
+    assert ("2", "ReLU") in {(m["name"], m["class"]) for m in p.data["modules"]}
+
+
 def test_a_checkpoint_runs_again_in_the_backward():
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
     x = tt.ones(2, 3, requires_grad=True)
@@ -349,6 +376,44 @@ def test_a_change_through_a_view_belongs_to_its_module():
     assert row(d["operators"], "CopySlices")["backward"]["calls"] == 1
     nodes = d["counts"]["nodes"]
     assert [m["backward"]["calls"] for m in d["modules"]] == [nodes - 1]  # all but the sum
+
+
+def test_an_operator_that_returns_its_operand_made_no_node(clock):
+    class Same(Operator):
+        __slots__ = ()
+
+        @classmethod
+        def apply(cls, x):
+            return x
+
+    class Passes(nn.Module):
+        def forward(self, x):
+            return Same.apply(x)
+
+    with look.profile(device="cpu") as p:
+        y = Ticks.apply(tt.ones(2, requires_grad=True), clock=clock, seconds=1.0, back=10.0)
+        Passes()(y).backward(tt.ones(2))
+    assert [m["backward"]["calls"] for m in p.data["modules"]] == [0]
+    assert [e["name"] for e in p.trace()["traceEvents"] if e["ph"] == "X" and e["cat"] == "operator"][:2] == [
+        "Ticks", "Same"]
+
+
+def test_a_module_within_itself_counts_once(clock):
+    class Folds(nn.Module):
+        def forward(self, x, depth):
+            x = Ticks.apply(x, clock=clock, seconds=1.0, back=10.0)
+            return x if depth == 0 else Between()(lambda x: self(x, depth - 1), x)
+
+    class Between(nn.Module):
+        def forward(self, f, x):
+            return f(x)
+
+    model = Folds()
+    with look.profile(model, device="cpu") as p:
+        model(tt.ones(2, requires_grad=True), 2).backward(tt.ones(2))
+    m = next(m for m in p.data["modules"] if m["class"] == "Folds")
+    assert m["forward"]["calls"] == 3 and m["forward"]["seconds"] == m["forward"]["own_seconds"] == 3.0
+    assert m["backward"]["calls"] == 3 and m["backward"]["seconds"] == m["backward"]["own_seconds"] == 30.75
 
 
 # bytes, operations, ceilings

@@ -249,7 +249,7 @@ def _tables(d):
                 Column("own", right=True, keep=4), *([Column("device", right=True)] if on else []),
                 Column("share", right=True), Column("GFLOP", right=True, keep=1, rule=True)]
         yield "modules", head, [
-            [m["name"] or "(outermost)", m["class"], f"{m['forward']['calls']:,}",
+            [{"": "(outermost)", None: "(no part of it)"}.get(m["name"], m["name"]), m["class"], f"{m['forward']['calls']:,}",
              *[time_of(m[way][s]) for way in ("forward", "backward") for s in ("seconds", "own_seconds")],
              *([time_of(m["device_seconds"])] if on else []), _percent(m["wall_share"]),
              figure(None if m["flops"] is None else m["flops"] / 1e9)] for m in d["modules"]]

@@ -169,21 +169,24 @@ def _end(span, failed=False, result=None) -> None:
 
 
 def _place(module, outer) -> str | None:
-    """The dotted name in the outermost module that is being called; one that was seen in another keeps that name."""
+    """The dotted name in the outermost module that is being called, None for what is no part of it; a part that is
+    called on its own keeps the name that it has in a whole that was seen."""
     known = _places.get(module)
-    if outer is not None:
-        root = outer
-        while root.module is not None:
-            root = root.module
-        at = _places.get(root.what)
-        root = root.what if at is None or at[0]() is None else at[0]()
-        if known is None or known[0]() is not root:
-            name_modules(root)  # modules may have been added since
-            known = _places.get(module)
-    elif known is None:
-        name_modules(module)
+    if outer is None:
+        root = module if known is None else known[0]()
+    else:
+        while outer.module is not None:
+            outer = outer.module
+        at = _places.get(outer.what)
+        root = None if at is None else at[0]()
+        if root is None:
+            root = outer.what
+    if known is None or known[0]() is not root:
+        name_modules(module if root is None else root)  # modules may have been added since
         known = _places.get(module)
-    return None if known is None else known[1]
+        if known is None or known[0]() is not root:
+            known = _places[module] = (weakref.ref(root), None)
+    return known[1]
 
 
 def _inside(kind, what) -> bool:
