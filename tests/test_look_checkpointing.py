@@ -17,7 +17,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.look.checkpointing import _judge
 from tinytorch_gpu.look.checkpointing_blocks import _repeats, checkpointed, found_blocks
-from tinytorch_gpu.look.checkpointing_run import ways_of
+from tinytorch_gpu.look.checkpointing_run import _compare, ways_of
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -227,6 +227,20 @@ def test_gradients_that_differ_are_not_judged(seed):
     assert "differs" in text and "not judged, because the loss or the gradients are others" in text
 
 
+def test_the_difference_of_gradients():
+    def arrays(*values):
+        return [None if v is None else tt.tensor(v)._array for v in values]
+
+    a = arrays([1.0, -4.0], [0.0], None)
+    assert _compare(a, a) == _compare(arrays([1.0, -4.0], [0.0], None), a) == (0.0, True)
+    assert _compare(arrays([1.0, -4.5], [0.0], None), a) == (0.125, False)  # 0.5 of 4
+    assert _compare(arrays([1.0, -4.0], [1.0], None), a) == (math.inf, False)
+    assert _compare(arrays([1.0, -4.0], [0.0], [1.0]), a) == (math.inf, False)
+    assert _compare(arrays([math.nan, -4.0], [0.0], None), a) == (math.inf, False)
+    rows = judged((100, 1.0), (50, 1.0), differences=(0.0, 1e-4))
+    assert [r["agrees"] for r in rows] == [True, False] and rows[0]["choice"]
+
+
 def test_statistics_that_are_updated_twice_are_named():
     layers = [m for _ in range(4) for m in (nn.Linear(6, 6), nn.BatchNorm1d(6))]
     model = nn.Sequential(*layers)
@@ -242,9 +256,9 @@ def test_statistics_that_are_updated_twice_are_named():
 # which way to take
 
 
-def judged(*costs):
-    rows = [{"name": str(i), "peak": peak, "seconds": [seconds], "loss": 1.0, "difference": 0.0}
-            for i, (peak, seconds) in enumerate(costs)]
+def judged(*costs, differences=None):
+    rows = [{"name": str(i), "peak": peak, "seconds": [seconds], "loss": 1.0, "difference": difference}
+            for i, ((peak, seconds), difference) in enumerate(zip(costs, differences or [0.0] * len(costs)))]
     _judge(rows)
     return rows
 
@@ -303,9 +317,9 @@ def test_places_where_modules_repeat():
             self.heads = nn.ModuleList([nn.Linear(2, 2) for _ in range(9)])
 
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(Inside(), Inside()), nn.Linear(4, 3), nn.ReLU(),
-                          nn.Sequential(nn.Tanh(), nn.Tanh(), nn.Tanh()))
+                          nn.Sequential(*[nn.Sequential(nn.Tanh(), nn.Tanh()) for _ in range(3)]))
     assert [(b.where, b.names) for b in found_blocks(model)] == [
-        ("2", ["2.0", "2.1"]), ("5", ["5.0", "5.1", "5.2"])]  # not the heads, which lie in a block
+        ("2", ["2.0", "2.1"]), ("5", ["5.0", "5.1", "5.2"])]  # not what lies in a block
     layers = [m for _ in range(3) for m in (nn.Linear(5, 5), nn.ReLU())]
     (blocks,) = found_blocks(nn.Sequential(nn.Linear(2, 5), nn.ReLU(), *layers, nn.Linear(5, 1)))
     assert blocks.names == ["1-2", "3-4", "5-6"]

@@ -116,8 +116,7 @@ def _judge(rows) -> None:
             if a != b and a[0] <= b[0] and a[1] <= b[1]:
                 rows[i]["dominated"] = j
                 break
-    front = [i for i in good if rows[i]["dominated"] is None]
-    rows[min(front, key=lambda i: math.prod(_costs(rows[i])))]["choice"] = True
+    rows[min(good, key=lambda i: math.prod(_costs(rows[i])))]["choice"] = True  # none that is dominated has the least
 
 
 def _costs(row) -> tuple[int, float]:
