@@ -57,6 +57,7 @@ ELEMENTWISE: dict = {
     **_entry("GatedBackward", lambda a: _curve(a, 0, 1) + _curve(a, 1, 1)),
     **_entry("Dropout", 2),  # times the mask and 1 / (1 - p); making the random numbers is not counted
     **_entry("DropoutAdd", 3),
+    **_entry("CrossEntropyBackward", 3, "loss"),  # exp, difference, times the gradient, which is its first operand
 }
 
 # for each element of the first operand
@@ -73,5 +74,4 @@ PER_INPUT: dict = {
     **_entry("SmoothL1Loss HuberLoss", lambda a: 7 if a.size < a.there[0].size else 6, "loss"),
     **_entry("BinaryCrossEntropy BinaryCrossEntropyWithLogits", 8, "loss"),
     **_entry("CrossEntropy", 4, "loss"),  # max, difference, exp, sum
-    **_entry("CrossEntropyBackward", 3, "loss"),
 }
