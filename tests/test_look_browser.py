@@ -148,13 +148,13 @@ def test_the_graph_unfolds_searches_and_zooms(browser, views, tmp_path):
     assert page.run(shown) == 2  # outside of the model: Pow and Mean
 
     page.click(*place("#search"))
-    page.type("relu")
-    assert page.run("document.getElementById('found').textContent") == "4 found"
-    assert page.run("document.querySelectorAll('.node.hit').length") == 4
+    page.type("tt.relu")  # in the line of each block, whose four operators are shown then
+    assert page.run("document.getElementById('found').textContent") == "16 found"
+    assert page.run("document.querySelectorAll('.node.hit').length") == 16
     page.run("document.querySelector('.node.hit').scrollIntoView({block: 'center', inline: 'center'})")
     page.click(*place(".node.hit"))
     facts = page.run("document.getElementById('facts').innerText")
-    assert "ReLU" in facts and "test_look_browser.py" in facts
+    assert "saved" in facts and "return x + self.down(tt.relu(self.up(x)))" in facts
 
     size = "document.querySelector('.node').getBoundingClientRect().width"
     before = page.run(size)
