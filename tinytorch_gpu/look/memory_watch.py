@@ -181,7 +181,9 @@ class Watcher(_Recorder):
                     found.append((thing, "scratch"))
             elif isinstance(thing, Tensor):
                 found.append((thing._array, "state"))
-            elif isinstance(thing, (dict, list, tuple)) or type(thing).__module__.startswith("tinytorch_gpu.optim"):
+            elif isinstance(thing, dict):  # from Python 3.13 on an object's own has no referents for gc
+                stack.extend(thing.values())
+            elif isinstance(thing, (list, tuple)) or type(thing).__module__.startswith("tinytorch_gpu.optim"):
                 stack.extend(gc.get_referents(thing))
         roots = set()
         for p in params.values():
