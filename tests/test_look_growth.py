@@ -425,6 +425,8 @@ def test_png(view, tmp_path):
     ({"depths": [1, 2], "loss": None}, ValueError, r"the output of the model must be one number, got float32"),
     ({"depths": [1, 2], "loss": lambda out, x: out.detach().sum()}, ValueError, r"the loss has no gradient"),
     ({"depths": [1, 2], "loss": 3}, TypeError, r"loss must be a function of \(output, \*batch\), got int"),
+    ({"depths": [1, 2], "loss": lambda out: out}, TypeError,
+     r"loss is called with \(output, argument 1\) of the batch, its signature is \(out\)"),
 ])
 def test_bad_arguments(options, kind, message):
     with pytest.raises(kind, match=r"\[growth\] .*" + message):

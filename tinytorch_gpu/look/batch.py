@@ -1,6 +1,8 @@
 """How a model and a batch are run by the views that run them themselves: one convention for all."""
 from __future__ import annotations
 
+import inspect
+
 from ..backend.device import device as Device
 from ..backend.device import resolve
 from ..nn import Module
@@ -41,7 +43,24 @@ def run_of(model, batch, loss=None, name: str = "run_of") -> Run:
                         f"of its keyword arguments, got {type(batch).__name__}")
     if not args and not kwargs:
         raise ValueError(f"[{name}] the batch is empty: give what the model is called with")
+    if loss is not None:
+        _accepts(loss, args, kwargs, name)
     return Run(model, args, kwargs, loss, name)
+
+
+def _accepts(loss, args, kwargs, name) -> None:
+    """Raises: TypeError for a loss that does not take the output and the batch."""
+    try:
+        signature = inspect.signature(loss)
+    except ValueError:  # a builtin tells nothing
+        return
+    try:
+        signature.bind(None, *args, **kwargs)
+    except TypeError as e:
+        given = ["output", *(f"argument {i}" for i in range(1, len(args) + 1)), *(f"{key}=" for key in kwargs)]
+        raise TypeError(f"[{name}] loss is called with ({', '.join(given)}) of the batch, its signature is "
+                        f"{signature} ({e}): where it needs the output alone, write lambda output, *batch: ..."
+                        ) from None
 
 
 class Run:
