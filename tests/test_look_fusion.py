@@ -16,9 +16,8 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import modes
 from tinytorch_gpu.autograd.operator import Operator
-from tinytorch_gpu.look import fusion_gain
+from tinytorch_gpu.look import fusion, fusion_gain
 from tinytorch_gpu.look.cost import cost
-from tinytorch_gpu.look import fusion
 from tinytorch_gpu.look.fusion_products import cheapest
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.nn import hooks as module_hooks
@@ -414,6 +413,42 @@ def test_product_chains(rng, quick):
     assert fusion(used).data["findings"] == []
 
 
+def test_other_ways_to_write_them(rng, quick):
+    q = randn(rng, 2, 3, 8, 4)
+
+    def einsum():
+        scores = tt.einsum("bhid,bhjd->bhij", q, q) / 2
+        return tt.einsum("bhij,bhjd->bhid", scores.softmax(-1), q)
+
+    found = only(fusion(einsum, measure=True))
+    assert found["kind"] == "attention" and found["measured"]["agrees"]
+    with look.record():
+        out = einsum()
+    assert only(fusion(out))["kind"] == "attention"
+    x = randn(rng, 6, 8)
+    assert only(fusion(lambda: x * 0.5 * (1 + tt.erf(x / 1.41421))))["use"] == "F.gelu(x)"
+    # of numbers that are not there, or too few to tell, nothing is said
+    assert only(fusion(lambda: (tt.zeros(0, 3) + 1).exp()))["use"] is None
+    assert only(fusion(lambda: tt.ones(1).neg().neg()))["use"] is None
+    y = randn(rng, 6, 8)
+    for gated in (lambda: F.silu(x) * y.exp(), lambda: y.exp() * F.silu(x)):
+        found = only(fusion(gated, measure=True))  # the other factor is what it may be
+        assert (found["operators"], found["use"]) == (["SiLU", "Mul"], "F.swiglu(a, b)")
+        assert found["measured"]["agrees"]
+    parts = fusion(lambda: (F.silu(x) * y * 0.5).sin()).data["findings"]
+    assert [(f["operators"], f["use"]) for f in parts] == [(["SiLU", "Mul"], "F.swiglu(a, b)"), (["Mul", "Sin"], None)]
+
+
+def test_a_long_chain_is_one_finding(rng):
+    def run():
+        y = randn(rng, 4)
+        for _ in range(1000):
+            y = (y * 1.01).sin()
+        return y
+
+    assert only(fusion(run))["operators"] == ["Mul", "Sin"] * 1000
+
+
 def test_an_activation_behind_a_bias_in_the_product_has_no_operator(rng):
     layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
     found = only(fusion(lambda: F.gelu(layer(x))))
@@ -436,14 +471,22 @@ def test_an_optimizer_written_as_a_loop(rng, quick):
             for p in params:
                 p -= 0.5 * p.grad
 
-    found = only(fusion(step, measure=True))
+    view = fusion(step, measure=True)
+    found = only(view)
+    assert "(Mul, Sub) ×3" in str(view)
     n = 12 + 3 + 5
     assert found["kind"] == "update loop" and found["use"] == "tt.optim.SGD(parameters, lr=0.5)"
     assert found["operators"] == ["Mul", "Sub"] * 3 and found["measured"]["agrees"]
     # lr * g: read, written; p - that: two read, one written; and written into p: read, written
     assert found["now"]["bytes"] == 4 * n * (2 + 3 + 2) and found["fused"]["bytes"] == 4 * 3 * n
     for p, was in zip(params, before):  # the function ran once; measuring changed copies
-        np.testing.assert_allclose(p.detach().cpu().numpy(), was - 0.5, rtol=1e-6)
+        np.testing.assert_allclose(p.detach().cpu().numpy(), was - 0.5, rtol=1e-5, atol=1e-6)
+
+    def by_data():
+        for p in params:
+            p.data.sub_(p.grad, alpha=0.25)
+
+    assert only(fusion(by_data))["use"] == "tt.optim.SGD(parameters, lr=0.25)"
 
 
 def test_adam_written_as_a_loop_and_what_is_no_loop(rng):

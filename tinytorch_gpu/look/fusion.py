@@ -8,10 +8,11 @@ from . import page
 from .ceiling import Ceiling, ceiling
 from .chart import Bars
 from .collect import short_file
+from .fusion_call import of_call
 from .fusion_gain import forecast, measure, of_finding
 from .fusion_patterns import findings
 from .fusion_search import OWN, Finding
-from .fusion_steps import Program, of_call, of_graph
+from .fusion_steps import Program, of_graph
 from .terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, with_notes, wrap
 from .view import View
 
@@ -197,7 +198,7 @@ def _table(groups, paper):
             Column("bytes", right=True), Column("fused", right=True), Column("FLOP/B", right=True, keep=4, rule=True),
             Column("fused FLOP/B", right=True, keep=5), Column("time", right=True, rule=True),
             Column("fused", right=True), Column("gain", right=True, keep=2),
-            Column("measured", right=True, keep=3), Column("use", least=16, keep=7)]
+            Column("measured", right=True, keep=3)]
     rows = []
     for f, count in groups:
         m = f["measured"]
@@ -205,8 +206,7 @@ def _table(groups, paper):
             str(f["id"]), f["kind"], str(count) if count > 1 else "", size_of(f["now"]["bytes"]),
             size_of(f["fused"]["bytes"]), figure(f["now"]["intensity"]), figure(f["fused"]["intensity"]),
             time_of(f["now"]["seconds"]), time_of(f["fused"]["seconds"]),
-            "" if f["speedup"] is None else f"{f['speedup']:.2g}x", "" if m is None else f"{m['speedup']:.2g}x",
-            f["use"] or "a kernel of your own"])
+            "" if f["speedup"] is None else f"{f['speedup']:.2g}x", "" if m is None else f"{m['speedup']:.2g}x"])
     return head, rows
 
 

@@ -1,12 +1,14 @@
 """All patterns over one program, the largest first: a step belongs to one finding."""
 from __future__ import annotations
 
+from .fusion_attention import attention
+from .fusion_cross_entropy import cross_entropy
 from .fusion_elementwise import chains
 from .fusion_loops import update_loops
 from .fusion_norm import normalization, residual_norm
 from .fusion_products import bias_activation, product_chains
 from .fusion_search import Finding, Search
-from .fusion_softmax import attention, cross_entropy, find_softmax
+from .fusion_softmax import find_softmax
 from .fusion_steps import Program
 
 __all__ = ["findings"]

@@ -1,21 +1,16 @@
-"""The operators that a loss was made by, or that a call ran, as steps over values: what fusions are sought in."""
+"""Operators as steps over values, what fusions are sought in; those of a graph, from its nodes and notes."""
 from __future__ import annotations
 
 import linecache
-import threading
 
-from ..autograd.anomaly import user_frames
 from ..autograd.node import AccumulateGrad, Node, endpoint
 from ..autograd.operator import Operator
 from ..backend import dtypes
-from ..backend.device import is_array
-from ..tensor import Tensor
-from . import spans
 from .collect import roots_of, walk
 from .cost import Array, Cost, cost
-from .recorder import note_of, record
+from .recorder import note_of
 
-__all__ = ["Program", "Step", "Value", "of_call", "of_graph"]
+__all__ = ["NUMBERS", "Program", "Step", "Value", "access_of", "meta_of", "of_graph"]
 
 NUMBERS = (bool, int, float, complex)
 
@@ -153,8 +148,12 @@ def of_graph(tensors) -> Program:
         cls = type(node) if isinstance(node, Operator) else None
         name = type(node).__name__
         outputs = []
+        before = inputs[0] if inputs and isinstance(inputs[0], Value) else None
+        if before is not None and tuple(metas[0][0]) == before.shape and (
+                name == "Reshape" or name == "Permute" and tuple(node.dims) == tuple(range(len(before.shape)))):
+            values[node, 0] = before  # the same again, as einsum leaves it behind
+            continue
         for i, (shape, dtype) in enumerate(metas):
-            before = inputs[0] if inputs and isinstance(inputs[0], Value) else None
             access = _MOVED.get(name, "contiguous")
             if cls is not None and cls.view and before is not None and name not in _MOVED:
                 access = before.access
@@ -198,142 +197,3 @@ def _attributes(node) -> dict:
         found.update({k: getattr(node, k) for k in cls.__dict__.get("__slots__", ()) if hasattr(node, k)})
     found.update(getattr(node, "__dict__", {}))
     return found
-
-
-# from a call
-
-
-class _Listener(spans.Listener):
-    """The applications in one thread, outside of backward passes."""
-
-    def __init__(self):
-        self.thread = threading.get_ident()
-        self.steps: list[Step] = []
-        self.values: dict[int, Value] = {}
-        self.casts: dict[int, dict[int, Value]] = {}  # id of a span -> {id of an operand: what autocast made of it}
-        self.device = None
-        self.unknown: list[str] = []
-
-    def begin(self, span):
-        return None
-
-    def end(self, span, mark) -> None:
-        if span.failed or threading.get_ident() != self.thread:
-            return
-        if span.kind == "inplace" and self.steps:
-            self._written(span.what)
-        if span.kind != "operator":
-            return
-        around = span.parent
-        cast = around is not None and around.kind == "operator" and span.name == "Cast"
-        while around is not None and around.kind in ("module", "inplace"):
-            around = around.parent
-        if around is not None and not cast:  # inside another operator, a backward or an optimizer
-            return
-        tensors = [a for a in span.given if isinstance(a, Tensor)]
-        if not tensors:
-            return
-        if self.device is None:
-            self.device = tensors[0].device
-        self._step(span, cast)
-
-    def _step(self, span, cast) -> None:
-        cast_of = self.casts.pop(id(span), {})
-        inputs = [self._input(a, cast_of) for a in span.given]
-        params = {k: self._value(v) if is_array(v) and v.ndim else v for k, v in span.params.items()}
-        results = span.result if isinstance(span.result, tuple) else (span.result,)
-        results = [r for r in results if isinstance(r, Tensor)]
-        outputs = []
-        for t in results:
-            value = Value(meta_of(t._array), access_of(t._array), held=t._array)
-            if issubclass(span.what, Operator) and span.what.view and isinstance(inputs[0], Value):
-                if not _shares(t._array, inputs[0].held):
-                    value.access = "copied"
-            self.values[id(t._array)] = value
-            outputs.append(value)
-        node = results[0].grad_fn if results else None
-        note = note_of(node) if node is not None else None
-        cls = span.what if issubclass(span.what, Operator) else None
-        step = Step(len(self.steps) + 1, span.name if cls is None else cls.__name__, cls, inputs, outputs, params,
-                    note.place if note is not None else None, user_frames(innermost=True)[-1], node is not None)
-        self.steps.append(step)
-        if cls is None or step.cost().family == "unknown":
-            self.unknown.append(step.name)
-        if cast:
-            self.casts.setdefault(id(span.parent), {})[id(tensors_of(span.given)[0]._array)] = outputs[0]
-
-    def _input(self, a, cast_of):
-        if isinstance(a, Tensor):
-            found = cast_of.get(id(a._array)) or self._value(a._array)
-            if a.requires_grad and a.is_leaf:
-                found.leaf = True
-            return found
-        if is_array(a):
-            return self._value(a)
-        return a if isinstance(a, NUMBERS) else None
-
-    def _value(self, array) -> Value:
-        found = self.values.get(id(array))
-        if found is None:
-            found = self.values[id(array)] = Value(meta_of(array), access_of(array), held=array)
-        return found
-
-    def _written(self, target) -> None:
-        last = self.steps[-1]
-        if last.target is None and last.outputs and last.out.shape == tuple(target.shape):
-            before = self._value(target._array)
-            last.target = before
-            now = Value(before.array, before.access, last, before.leaf, target._array)
-            last.outputs = [now, *last.outputs[1:]]
-            self.values[id(target._array)] = now
-
-
-def tensors_of(given):
-    return [a for a in given if isinstance(a, Tensor)]
-
-
-def _shares(a, b) -> bool:
-    """Whether two arrays lie in one piece of memory."""
-    def root(x):
-        while getattr(x, "base", None) is not None:
-            x = x.base
-        return x
-
-    return b is not None and root(a) is root(b)
-
-
-def of_call(function, args) -> Program:
-    """Run `function(*args)` and keep every operator that it applies, with its arrays.
-
-    Raises: ValueError where it ran no operator on Tensors.
-    """
-    listener = _Listener()
-    with record():
-        spans.listen(listener)
-        try:
-            result = function(*args)
-        finally:
-            spans.leave(listener)
-    if not listener.steps:
-        raise ValueError("[fusion] the function applied no operator to a Tensor: what it computes must be made of "
-                         "this package's operators")
-    for t in _inside(result):
-        found = listener.values.get(id(t._array))
-        if found is not None:
-            found.kept = True
-    return Program(listener.steps, True, listener.device, listener.unknown)
-
-
-def _inside(result):
-    found, waiting = [], [result]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-    return found
-
-
