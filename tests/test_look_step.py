@@ -992,6 +992,19 @@ def test_a_part_in_eval_mode_is_meant(seed):
     assert kinds(view) == []
 
 
+def test_another_model_in_eval_mode_is_meant(seed):
+    """A judge in eval mode while the maker trains: the step does not train the judge."""
+    maker, judge = nn.Linear(5, 5), modal()
+    optimizers = [optim.SGD(m.parameters(), lr=0.01) for m in (maker, judge)]
+    judge.eval()
+    with look.step([maker, judge], optimizers) as view:
+        for _ in range(2):
+            optimizers[0].zero_grad()
+            judge(maker(batch(seed))).mean().backward()
+            optimizers[0].step()
+    assert kinds(view) == []
+
+
 def test_a_gradient_in_eval_mode_that_no_step_uses(seed):
     """As a map of what the model looks at."""
     model = modal()

@@ -40,8 +40,6 @@ class Facts:
             if b.twice is not None and b.twice in row.backwards:
                 self.add("twice", b.line, row.number, [b.name], first=b.twice.number, second=b.number,
                          norm=together(b.norms.values()) / b.factor(), first_line=b.twice.line)
-            if b.evaluated:
-                self.add("eval", b.line, row.number, b.evaluated)
         for clip in row.clips:
             if clip.scaled and clip.scale.value != 1:
                 self.add("clip_scaled", clip.line, row.number, [e.name for e in clip.scaled], scale=clip.scale.value,

@@ -117,7 +117,7 @@ class Backward:
         self.values: list[Number] = []
         self.scale: Number | None = None  # GradScaler's
         self.twice: Backward | None = None  # an earlier pass from the same losses
-        self.evaluated: tuple = ()  # modules in its graph that ran in eval mode
+        self.evaluated: tuple = ()  # (model, module) in its graph that ran in eval mode
         self.terms: list[tuple] = []  # (name, line, {Entry: Number}) of the terms of a sum
         self.step: int | None = None  # that used it first
         self.norms: dict[Entry, Number] = {}

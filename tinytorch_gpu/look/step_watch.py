@@ -63,7 +63,7 @@ class Watch:
         self.not_apart: dict[str, int] = {}  # why sums were not told apart -> how often
         self._collected = 0
         self._scales: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node of a scaled loss -> (scale, loss)
-        self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> modules in eval mode
+        self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> (model, module) in eval mode
         self._tops: weakref.WeakSet = weakref.WeakSet()  # nodes whose life is watched
         self._counted: weakref.WeakSet = weakref.WeakSet()  # nodes of graphs that survived
         self._sums: dict[tuple, int] = {}  # line -> backward passes of a sum
@@ -154,8 +154,8 @@ class Watch:
         name, model = self.modes.get(id(module), (None, None))
         if model is not None and not module.training and not model.training and isinstance(output, Tensor):
             if output.grad_fn is not None:
-                names = self._evaluated.setdefault(output.grad_fn, [])  # dropout's result is its input then
-                names += [] if name in names else [name]
+                found = self._evaluated.setdefault(output.grad_fn, [])  # dropout's result is its input then
+                found += [] if (model, name) in found else [(model, name)]
 
     # backward passes
 
@@ -182,8 +182,8 @@ class Watch:
                                    [r() for r in b.roots] == [r() for r in call.roots]), None)
             if self._evaluated:
                 seen = {n for n in walk([t._edge() for t in tensors])[0]}
-                call.evaluated = tuple(dict.fromkeys([v for n, names in self._evaluated.items() if n in seen
-                                                      for v in names]))
+                call.evaluated = tuple(dict.fromkeys([v for n, found in self._evaluated.items() if n in seen
+                                                      for v in found]))
             node = nodes = None
             self._apart(call, tensors)
             self.backwards.append(call)
@@ -363,6 +363,12 @@ class Watch:
             e.settle()
         calls = list(dict.fromkeys([b for e in row.own for b, _ in e.added()]))
         row.backwards = calls
+        for b in calls:
+            if b.evaluated:  # of the models that this step trains
+                trained = {id(e.tensor) for e in row.own}
+                names = [name for model, name in b.evaluated if any(id(p) in trained for p in model.parameters())]
+                if names:
+                    self.facts.add("eval", b.line, row.number, names)
         self.facts.of_step(row, closure)
         self.meetings.step(row)
         self._losses([b for b in calls if b.step is None])
