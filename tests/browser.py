@@ -1,7 +1,7 @@
 """A Chromium without a window, for tests of pages: its DevTools protocol over two pipes, standard library only.
 
 `TINYTORCH_BROWSER` names the program; else the usual names on PATH are tried. `Browser.start()` says with `Missing` why
-there is none.
+there is none. `python tests/browser.py` prints the browser's version, or why there is none with exit status 1.
 """
 from __future__ import annotations
 
@@ -228,3 +228,18 @@ class Page:
 
     def close(self) -> None:
         self.browser.call("Target.closeTarget", targetId=self._target)
+
+
+def main() -> int:
+    try:
+        browser = Browser.start()
+    except Missing as e:
+        print(e)
+        return 1
+    print(browser.version)
+    browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import io
 from . import report_page
 from .chart import Chart, stack
+from .collect import short_file
 from .drawing import Drawing
 from .gradients import said
 from .gradients_heat import heat_lines, heat_picture
@@ -164,7 +165,7 @@ class Report(View):
         d = self.data
         steps = count_of(d["step"], "step")
         of = f" of {d['steps']:,}" if isinstance(d["steps"], int) and d["steps"] != d["step"] else ""
-        return f"{d['program'] or 'a run'} in {d['folder']}: {steps}{of}"
+        return f"{d['program'] or 'a run'} in {short_file(d['folder'])}: {steps}{of}"
 
     def facts(self) -> list[tuple[str, str]]:
         """(what, figure) of the run as a whole."""
