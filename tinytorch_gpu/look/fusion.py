@@ -176,7 +176,7 @@ def _potential(d) -> list[str]:
     if measured:
         pairs = [(f["measured"]["gain"], f["gain"]) for f in d["findings"]
                  if f["measured"] is not None and f["measured"]["agrees"]]
-        found.append(f"measured on {count_of(len(measured), 'finding')}: {time_of(sum(p[0] for p in pairs))} taken off "
+        found.append(f"measured, one of each: {time_of(sum(p[0] for p in pairs))} taken off "
                      f"where {time_of(sum(p[1] for p in pairs))} were predicted")
         if not d["ceiling"]["gpu"]:
             found.append("the prediction is of a kernel that makes one pass; without a GPU the operators run their "
@@ -185,18 +185,22 @@ def _potential(d) -> list[str]:
 
 
 def _groups(d) -> list[tuple[dict, int]]:
-    """The findings without their repetitions, the largest gain first, with how many there are of each."""
+    """The findings without their repetitions, with how many there are of each; those that save most bytes first."""
     counts: dict[int, int] = {}
     for f in d["findings"]:
         counts[f["like"]] = counts.get(f["like"], 0) + 1
     found = [(f, counts[f["id"]]) for f in d["findings"] if f["like"] == f["id"]]
-    return sorted(found, key=lambda x: -(x[0]["gain"] or 0.0) * x[1])
+    return sorted(found, key=lambda x: -_saved(x[0]) * x[1])
+
+
+def _saved(f) -> int:
+    return (f["now"]["bytes"] or 0) - (f["fused"]["bytes"] or 0)
 
 
 def _table(groups, paper):
     head = [Column("", right=True), Column("found", least=16), Column(paper.times, right=True, keep=1),
             Column("bytes", right=True), Column("fused", right=True), Column("FLOP/B", right=True, keep=4, rule=True),
-            Column("fused FLOP/B", right=True, keep=5), Column("time", right=True, rule=True),
+            Column("fused FLOP/B", right=True, keep=5), Column("predicted", right=True, rule=True),
             Column("fused", right=True), Column("gain", right=True, keep=2),
             Column("measured", right=True, keep=3)]
     rows = []
@@ -222,13 +226,14 @@ def _details(f, count, paper) -> list[str]:
     lines += ["in " + ", ".join(where)] if where else []
     lines.append(f"reads {_some(f['reads'])}; writes {_some(f['writes'])}")
     lines.append("use " + (f["use"] or OWN))
-    shares = [f"{name} {a['share']:.0%}" for name, a in f["access"].items() if a["bytes"]]
+    shares = [f"{name} {'<1%' if a['share'] < 0.005 else format(a['share'], '.0%')}"
+              for name, a in f["access"].items() if a["bytes"]]
     lines.append(f"bytes moved now: {', '.join(shares)}; launches {f['now']['launches']} {paper.to} "
                  f"{f['fused']['launches']}")
     lines += f["notes"]
     m = f["measured"]
     if m is not None:
-        values = (f"values agree to {m['difference']:.1g} of the largest" if m["agrees"] else
+        values = (f"values differ by at most {m['difference']:.1g} of the largest" if m["agrees"] else
                   f"values DIFFER by {m['difference']:.2g} of the largest: do not replace")
         predicted = "" if f["speedup"] is None else f", predicted {f['speedup']:.2g}x"
         lines.append(f"measured {time_of(m['now'])} {paper.to} {time_of(m['fused'])}, {m['speedup']:.2g}x{predicted}; "
