@@ -169,7 +169,7 @@ def _longest(skipped, watch) -> int:
 
 
 def _survivors(watch) -> list[dict]:
-    kept = watch.kept
+    kept = watch.graphs.kept
     if kept is None:
         return []
     steps = sorted(set(kept.rows))

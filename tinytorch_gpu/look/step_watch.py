@@ -1,7 +1,6 @@
 """Training steps as they run: what backward passes add to `.grad`, who clears, clips, scales and uses it."""
 from __future__ import annotations
 
-import gc
 import math
 import threading
 import weakref
@@ -11,7 +10,6 @@ import numpy as np
 
 from ..autograd.anomaly import user_frames
 from ..autograd.modes import is_grad_enabled
-from ..autograd.node import AccumulateGrad, endpoint
 from ..autograd.operands import wide
 from ..nn import BatchNorm1d, BatchNorm2d, Dropout
 from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
@@ -21,17 +19,14 @@ from ..tensor import Tensor
 from .backward_calls import BackwardCalls
 from .collect import walk
 from .gradients_watch import norm_of
-from .memory_holders import chain_of, names_in_frames
 from .step_facts import Facts
+from .step_graphs import Graphs
 from .step_losses import apart, name_of, terms_of
 from .step_meet import Meetings
-from .step_records import Backward, Clip, Entry, Kept, Mark, Numbers, Row
+from .step_records import Backward, Clip, Entry, Mark, Numbers, Row
 from .step_taps import Taps
 
 __all__ = ["Watch"]
-
-COLLECTS = 3  # garbage collections that a suspicion may cost before the end
-TOP = 32  # nodes of a graph, from its loss on, whose life is watched
 
 
 class _Now(threading.local):
@@ -58,14 +53,10 @@ class Watch:
         self.numbers, self.facts, self.meetings = Numbers(), Facts(), Meetings()
         self.rows: list[Row] = []
         self.backwards: list[Backward] = []
-        self.survivors: list[tuple[Backward, Row]] = []
-        self.kept: Kept | None = None  # of these, when there were most
+        self.graphs = Graphs()
         self.not_apart: dict[str, int] = {}  # why sums were not told apart -> how often
-        self._collected = 0
         self._scales: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node of a scaled loss -> (scale, loss)
         self._evaluated: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # node -> (model, module) in eval mode
-        self._tops: weakref.WeakSet = weakref.WeakSet()  # nodes whose life is watched
-        self._counted: weakref.WeakSet = weakref.WeakSet()  # nodes of graphs that survived
         self._sums: dict[tuple, int] = {}  # line -> backward passes of a sum
         self._now = _Now()
         self._lock = threading.RLock()
@@ -130,7 +121,7 @@ class Watch:
         last: dict = {}
         for row in self.rows:
             last[id(row.optimizer)] = row
-        self._survive([row for row in self.rows if last[id(row.optimizer)] is not row], end=True)
+        self.graphs.passed([row for row in self.rows if last[id(row.optimizer)] is not row], end=True)
 
     def _hook_leaves(self) -> None:
         for e in self.entries.values():
@@ -168,7 +159,7 @@ class Watch:
             self._hook_leaves()
             nodes = [t.grad_fn for t in tensors]
             call = Backward(len(self.backwards) + 1, len(self.rows) + 1, user_frames(innermost=True)[-1],
-                            name_of(tensors), [weakref.ref(n) for n in nodes if n is not None], self._new(nodes))
+                            name_of(tensors), [weakref.ref(n) for n in nodes if n is not None], self.graphs.new(nodes))
             values: list = []
             for t, node in zip(tensors, nodes):
                 scale, loss = self._scales.get(node, (None, None)) if node is not None else (None, None)
@@ -188,17 +179,6 @@ class Watch:
             self._apart(call, tensors)
             self.backwards.append(call)
             now.call = call
-
-    def _new(self, roots) -> list:
-        """The first nodes of these graphs, weakly: their results are what a program holds. No one's twice."""
-        found, level = [], [n for n in roots if n is not None]
-        while level and len(found) < TOP:
-            level = [n for n in dict.fromkeys(level) if n not in self._tops and n.__class__ is not AccumulateGrad]
-            for node in level[:TOP - len(found)]:
-                self._tops.add(node)
-                found.append(weakref.ref(node))
-            level = [endpoint(e)[0] for n in level for e in n.edges if e is not None]
-        return found
 
     def _apart(self, call, tensors) -> None:
         terms = terms_of(tensors) if self.every else []
@@ -356,7 +336,7 @@ class Watch:
             self.numbers.read()
             self._judge(row, closure)
             self.rows.append(row)
-            self._survive([r for r in self.rows[:-1] if r.optimizer is optimizer][-1:])
+            self.graphs.passed([r for r in self.rows[:-1] if r.optimizer is optimizer][-1:])
 
     def _judge(self, row, closure) -> None:
         for e in row.own:
@@ -388,44 +368,6 @@ class Watch:
             bad = [v.value for v in b.values if not math.isfinite(v.value)]
             if bad:
                 self.facts.add("loss", b.line, b.before, [b.name], value=bad[0], backward=b.number)
-
-    # graphs that survive
-
-    def _survive(self, rows, end=False) -> None:
-        """Look whether the graphs of these steps, which are over, are still there."""
-        self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
-        known = {b for b, _ in self.survivors}
-        found = [(b, r) for r in rows for b in r.backwards if b not in known and b.alive()]
-        self.survivors += found
-        most = 0 if self.kept is None else len(self.kept.rows)
-        if not (end or (found and 1 < len(self.survivors) > most and (most or self._collected < COLLECTS))):
-            return
-        if end or not most:
-            self._collected += 1
-            gc.collect()  # what only garbage holds is no finding
-            self.survivors = [(b, r) for b, r in self.survivors if b.alive()]
-        if len(self.survivors) > max(most, 0 if end else 1):
-            holder = self.kept.holder if self.kept is not None else None
-            self.kept = Kept([r.number for _, r in self.survivors], self.survivors[-1][0].line, self._nodes(),
-                             holder or self._holder())
-
-    def _holder(self) -> list[str] | None:
-        for b, _ in reversed(self.survivors):
-            for ref in b.tops:
-                node = ref()
-                if node is not None:
-                    return chain_of(node, names_in_frames())
-        return None
-
-    def _nodes(self) -> int:
-        """How many nodes the graphs that survive have together; each is visited once in all."""
-        stack = [n for b, _ in self.survivors for r in b.tops if (n := r()) is not None]
-        while stack:
-            node = stack.pop()
-            if node not in self._counted and node.__class__ is not AccumulateGrad:
-                self._counted.add(node)
-                stack.extend([endpoint(e)[0] for e in node.edges if e is not None])
-        return len(self._counted)
 
 
 def _scalar(t):
