@@ -529,6 +529,30 @@ def test_a_device_has_times_of_its_own_and_kernels(where, rng):
     assert {e["name"] for e in complete if e["pid"] == 2} >= {"norm_forward", "Linear", "GELU backward"}
 
 
+def test_no_event_goes_into_a_stream_that_is_captured():
+    from tinytorch_gpu.backend import simulated
+
+    x = tt.ones(4, device="sim")
+    with look.profile(device="sim") as p:
+        _ = x + 1
+        with simulated.capture() as graph:
+            _ = x * 2
+        _ = x + 2
+    names = {o["name"]: o["forward"] for o in p.data["operators"]}
+    assert names["Add"]["device_seconds"] > 0 and names["Mul"]["device_seconds"] is None
+    graph.launch()
+    check_trace(p.trace())
+
+
+def test_spans_on_several_streams_are_timed_each_on_its_own():
+    x = tt.ones(64, 64, device="sim")
+    with look.profile(device="sim") as p:
+        with tt.cuda.stream(tt.cuda.Stream("sim")):
+            y = x * 2
+        _ = y + 1
+    assert all(o["forward"]["device_seconds"] > 0 for o in p.data["operators"])
+
+
 def test_the_host_alone_has_no_device_times():
     with look.profile(device="cpu") as p:
         _ = tt.ones(3, device="cpu") + 1
@@ -684,7 +708,7 @@ def test_files(view, tmp_path):
     assert "roofline" in texts and "the block's time" in texts
     assert json.loads(view.to_json())["operators"][0]["name"] == view.data["operators"][0]["name"]
     assert "look.profile: " in repr(view)
-    with pytest.raises(ValueError, match=r"\[save\] 'p.xml' has no ending that Profile can write"):
+    with pytest.raises(ValueError, match=r"\[save\] 'p.xml' has no ending that Profile can write: .*, .trace.json"):
         view.save(tmp_path / "p.xml")
 
 

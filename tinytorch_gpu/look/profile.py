@@ -155,6 +155,10 @@ class Profile(View):
         return trace_events(self._kept, w.thread, w.start, w.seconds, w.zero_event, str(w.device),
                             {"program": "tinytorch_gpu look.profile", "device": str(w.device), "spans": str(w.count)})
 
+    def endings(self) -> list[str]:
+        """The endings that `save` knows."""
+        return [*super().endings(), "trace.json"]
+
     def save(self, path) -> Path:
         """Write a file in the format of its ending; `.trace.json` is the timeline for ui.perfetto.dev and
         chrome://tracing, other `.json` the figures. Returns its path."""

@@ -21,6 +21,8 @@ from .cost import UNKNOWN, Cost, cost
 __all__ = ["KEPT", "Ran", "Watch", "names_of"]
 
 KEPT = 100_000  # spans of the timeline; the tables count all
+MADE = 1_000_000  # operators whose backward is still awaited
+NOTHING: dict = {}
 AREAS = {"backward": "rules", "pass": "engine", "leaf": "engine", "step": "steps", "module": "modules"}
 APPLICATIONS = ("operator", "inplace")
 ON_DEVICE = (*APPLICATIONS, "backward", "leaf", "step", "kernel")
@@ -79,6 +81,7 @@ class Watch(spans.Listener):
         self._ended: deque[Ran] = deque()  # threads put in and take out without a lock
         self._made: dict[int, Ran] = {}  # creation number of a node -> the operator that made it
         self._costs: dict[tuple, Cost] = {}
+        self._signatures: dict[tuple, tuple] = {}
         self.count = 0
         self.recorded = self.traced = False
         self.on_full = None  # called when many have ended, with nothing
@@ -104,6 +107,7 @@ class Watch(spans.Listener):
         self.spent = spans.spent() - self._spent
         self._made.clear()
         self._costs.clear()
+        self._signatures.clear()
 
     @property
     def seconds(self) -> float:
@@ -114,6 +118,9 @@ class Watch(spans.Listener):
         found = []
         while self._ended:
             found.append(self._ended.popleft())
+        if len(self._made) > MADE:  # the oldest; most have had their backward
+            for order in list(self._made)[:MADE // 2]:
+                self._made.pop(order, None)
         if self.timed and found:
             backend_for(self.device).synchronize(self.device.index)
         for ran in found:
@@ -180,11 +187,15 @@ class Watch(spans.Listener):
                 break
         if span.failed or REGISTRY.get(span.what.__name__) is not span.what:
             ran.cost = UNKNOWN  # of a user's own one too, perhaps of a known name
-        elif not span.params or _plain(span.params.values()):
+        elif not span.params:
+            ran.params = NOTHING
+        elif _plain(span.params.values()):
             ran.params = span.params
         else:  # arrays, which may not live on here
             ran.cost = cost(span.name, *names_of((_forms(span.given), _forms(results))), span.params)
-        ran.signature = (_forms(span.given), _forms(results))
+        signature = (_forms(span.given), _forms(results))
+        # one object for all that are alike: fewer for the garbage collector, which took most of a long block's time
+        ran.signature = self._signatures.setdefault(signature, signature)
 
     def _cost(self, ran) -> Cost:
         key = (ran.name, ran.signature, tuple(ran.params.items()))
