@@ -574,6 +574,30 @@ def test_without_gradients_and_under_autocast(rng):
     assert found["operators"] == ["Mul", "ReLU"] and found["reads"] == ["bf16[6,8]"]
 
 
+@pytest.mark.parametrize("dtype", [tt.float16, tt.bfloat16], ids=["float16", "bfloat16"])
+def test_in_half_types_with_float32_between(dtype, rng, quick):
+    q, k, v = (randn(rng, 2, 6, 8) for _ in range(3))
+
+    def attend():
+        with tt.amp.autocast(q.device.type, dtype=dtype):
+            a, b, c = (x * 1 for x in (q, k, v))
+            return F.dropout(((a @ b.transpose(1, 2)) / math.sqrt(8)).softmax(-1), 0.2) @ c
+
+    found = next(f for f in fusion(attend, measure=True).data["findings"] if f["kind"] == "attention")
+    assert found["use"] == "F.scaled_dot_product_attention(q, k, v, dropout_p=0.2)"
+    assert found["measured"]["agrees"] and "Cast" in found["operators"]
+    x, w = randn(rng, 5, 8).detach().to(dtype), randn(rng, 8).detach().to(dtype)
+
+    def norm():  # as language models write it
+        h = x.float()
+        return w * (h * tt.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype)
+
+    found = only(fusion(norm, measure=True))
+    assert found["use"] == "F.rms_norm(x, (8,), weight, eps=1e-06)" and found["measured"]["agrees"]
+    assert found["operators"] == ["Cast", "Pow", "Mean", "Add", "Rsqrt", "Mul", "Cast", "Mul"]
+    assert found["fused"]["bytes"] == 2 * (40 + 8 + 40)
+
+
 def test_a_module_with_its_batch(rng):
     model, _ = transformer(rng, 1)
     x = randn(rng, 2, 5, 8, grad=False)

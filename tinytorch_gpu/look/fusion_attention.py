@@ -22,16 +22,22 @@ def attention(s: Search, last: Step) -> bool:
         return False
     probs, v = last.inputs
     steps, drop = [last], None
-    if (drop := s.made(probs, "Dropout")) is not None:
-        steps.append(drop)
-        probs = drop.inputs[0]
+    while (step := s.made(probs, "Dropout", "Cast")) is not None:  # a softmax in float32 is cast, by hand or autocast
+        if step.name == "Dropout":
+            if drop is not None:
+                return False
+            drop = step
+        steps.append(step)
+        probs = step.inputs[0]
     found = softmax_of(s, probs)
     if found is None or found.dim != len(found.x.shape) - 1:
         return False
     steps += found.steps
     scores, scale, mask = found.x, 1.0, None
-    while (step := s.made(scores, "Mul", "Div", "Add", "MaskedFill", "Where")) is not None:
-        if step.name in ("Mul", "Div"):
+    while (step := s.made(scores, "Mul", "Div", "Add", "MaskedFill", "Where", "Cast")) is not None:
+        if step.name == "Cast":
+            other = step.inputs[0]
+        elif step.name in ("Mul", "Div"):
             number = step.number_at(1)
             other = step.inputs[0]
             if number is None and step.name == "Mul":

@@ -135,6 +135,7 @@ def _add_norm(s, steps, out, spread, eps) -> None:
                "it is not over the last dimensions: F.batch_norm or F.group_norm where its statistics are theirs")
         s.add("normalization", steps, [out], notes=[why, OWN])
         return
+    x, steps, out = _in_half(s, x, steps, out)
     shape = x.shape[-len(spread.axes):]
     weight, bias, more, out = _affine(s, out, shape)
     if not spread.center and bias is not None:  # RMS norm has none
@@ -154,6 +155,17 @@ def _add_norm(s, steps, out, spread, eps) -> None:
 
     s.add(kind, [*steps, *more], [out], use=f"F.{name}({', '.join(text)}, eps={eps:g})",
           parts=[cost_of("LayerNorm" if spread.center else "RMSNorm", [x, weight, bias], [out])], replace=replace)
+
+
+def _in_half(s: Search, x, steps, out):
+    """With the casts around, where a half type is normalized in float32: the operators do that themselves."""
+    wide, narrow = s.made(x, "Cast"), s.only(out, "Cast")
+    if wide is None or narrow is None or narrow.out.array.dtype != wide.inputs[0].array.dtype:
+        return x, steps, out
+    more = [*steps, wide, narrow]
+    if wide.inputs[0].array.dtype not in ("float16", "bfloat16") or not s.closed(more, [narrow.out]):
+        return x, steps, out
+    return wide.inputs[0], more, narrow.out
 
 
 def residual_norm(s: Search, norm: Step) -> bool:
