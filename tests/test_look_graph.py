@@ -440,6 +440,28 @@ def test_a_gradient_that_belongs_to_another_graph_is_not_shown():
     assert any(m.startswith("gradient norms are not known: run backward()") for m in view.data["missing"])
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_call_that_was_broken_off_is_over(error):
+    """A program that goes on after an error, or Ctrl-C, inside a module's call is outside of that module."""
+    class Fragile(nn.Module):
+        broken = True
+
+        def forward(self, x):
+            if self.broken:
+                raise error
+            return x * 2
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(Fragile(), nn.Linear(2, 2)))
+    with look.record():
+        with pytest.raises(error):
+            model(tt.ones(1, 2))
+        model[1][0].broken = False
+        loss = model(tt.ones(1, 2)).sum()
+    data = look.graph(loss).data
+    assert [m["name"] for m in data["modules"]] == ["", "0", "1", "1.0", "1.1"]
+    assert next(n["module"] for n in data["nodes"] if n["name"] == "Sum") is None
+
+
 def test_functions_checkpoints_and_changes_in_place():
     class Twice(tt.autograd.Function):
         @staticmethod

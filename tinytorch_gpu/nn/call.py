@@ -72,7 +72,7 @@ class Callable:
                 if changed is not None:
                     result = changed
             return result if boundary is None else boundary.outputs(result)
-        except Exception:
+        except BaseException:  # a KeyboardInterrupt too
             for key, hook in after.items():
                 if hook.always_call and key not in called:
                     self._after_failure(hook, args, kwargs, result)
