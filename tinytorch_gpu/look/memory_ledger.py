@@ -1,10 +1,14 @@
 """Every piece of memory that was seen in a block: when it came, what it was for, when it went."""
 from __future__ import annotations
 
+import functools
 import gc
 import threading
+import tracemalloc
 import weakref
 from array import array as numbers
+
+import numpy as np
 
 from ..backend.device import backend_for, device_of
 from .measure import meter_of
@@ -57,6 +61,18 @@ class _Ref(weakref.ref):
         super().__init__(value, callback)
 
 
+@functools.cache
+def frees_first() -> bool:
+    """Whether NumPy gives an array's memory back before weak references to it are told, as from 2.5 on."""
+    found: list[int] = []
+    probe = np.empty(1 << 16, np.uint8)
+    ref = weakref.ref(probe, lambda _: found.append(tracemalloc.get_traced_memory()[0]))
+    before = tracemalloc.get_traced_memory()[0]
+    del probe
+    del ref
+    return found[0] < before - (1 << 15)
+
+
 class Ledger:
     """Pieces, operators and events. An event is a reading of the meter: at an operator, at a node of the backward, at a
     step, and whenever a piece dies, so that between two events memory only comes, and what comes and goes between them
@@ -77,6 +93,7 @@ class Ledger:
         self.base = 0  # bytes that were there before the meter began
         self.strays = 0  # of a device: bytes of arrays from before that are in no tensor
         self._start = 0
+        self._frees_first = self.meter.counts_objects and frees_first()
 
     # events
 
@@ -96,13 +113,14 @@ class Ledger:
             self.strays = self._start = max(0, self.meter.read()[0] - sum(p.bytes for p in self.all))
         self.event("start", "start", lambda: None)
 
-    def event(self, stage, what, act) -> None:
-        """Read the meter, then let `act()` write down what happened; what that takes is the ledger's own."""
+    def event(self, stage, what, act, going=0) -> None:
+        """Read the meter, then let `act()` write down what happened; what that takes is the ledger's own. `going`:
+        bytes that the meter no longer has, and that are counted in this event for the last time."""
         with self.lock:
             if self.closed:
                 return
             current, peak = self.meter.read()
-            level = current - self._start - self.own + self.base
+            level = current + going - self._start - self.own + self.base
             high = peak - self._start - self.own + self.base
             if self.levels and high <= self.levels[-1]:  # no more than what the last event has told already
                 high = level
@@ -154,9 +172,11 @@ class Ledger:
             if self.pieces.get(ref.key) is piece:
                 del self.pieces[ref.key]
 
-        self.event("", "", act)
         if piece.existed and self.meter.started:  # tracemalloc never knew it
+            self.event("", "", act)
             self.base -= piece.bytes
+        else:
+            self.event("", "", act, piece.bytes if self._frees_first else 0)
 
     # operators
 
