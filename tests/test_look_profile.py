@@ -560,9 +560,9 @@ def test_the_host_alone_has_no_device_times():
 
 
 def _heads(p):
-    from tinytorch_gpu.look.profile import _tables
+    from tinytorch_gpu.look.profile_text import tables_of
 
-    return [c for _, head, _ in _tables(p.data) for c in head]
+    return [c for _, head, _ in tables_of(p.data) for c in head]
 
 
 # the timeline
@@ -651,7 +651,7 @@ def test_threads_have_rows_of_their_own(clock):
 
 
 def test_a_long_run_keeps_its_sums_and_the_first_spans(monkeypatch):
-    for name in ("profile", "profile_watch"):
+    for name in ("profile", "profile_data", "profile_watch"):
         monkeypatch.setattr(sys.modules[f"tinytorch_gpu.look.{name}"], "KEPT", 10)
     x = tt.ones(2)
     with look.profile() as p:
