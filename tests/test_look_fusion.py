@@ -489,6 +489,22 @@ def test_an_optimizer_written_as_a_loop(rng, quick):
     assert only(fusion(by_data))["use"] == "tt.optim.SGD(parameters, lr=0.25)"
 
 
+def test_a_whole_step_with_an_optimizer_of_ours(rng):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+    optimizer = tt.optim.Adam(model.parameters())
+    x = randn(rng, 3, 4)
+
+    def step():
+        loss = ((model(x) * 2).exp() + 1).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    found = only(fusion(step))  # the backward and the optimizer are no part of it, nor what they write in place
+    assert found["operators"] == ["Tanh", "Mul", "Exp", "Add", "Sum"]
+
+
 def test_adam_written_as_a_loop_and_what_is_no_loop(rng):
     params = [randn(rng, 4), randn(rng, 5)]
     state = [(tt.zeros_like(p), tt.zeros_like(p)) for p in params]

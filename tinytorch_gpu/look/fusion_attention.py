@@ -60,14 +60,14 @@ def attention(s: Search, last: Step) -> bool:
         return False
     steps.append(first)
     q, kt = first.inputs
-    if not s.closed(steps, [last.out]) or not _lengths(first, last):
+    if not s.closed(steps, [last.out]) or not _fit(first, last):
         return False
     _add_attention(s, steps, first, last, (q, kt, v), scale, mask, drop)
     return True
 
 
-def _lengths(first, last) -> bool:
-    """Whether the operands are of one floating dtype and rank, as the operator wants them."""
+def _fit(first, last) -> bool:
+    """Whether the operands are of one floating dtype, as the operator wants them."""
     values = [*first.inputs, *last.inputs]
     if not all(isinstance(v, Value) for v in values):
         return False

@@ -27,12 +27,12 @@ class _Listener(spans.Listener):
         self.same: list = []  # views that are what they look at, so that their numbers are not given again
 
     def begin(self, span):
-        return None
+        return len(self.steps)
 
     def end(self, span, mark) -> None:
         if span.failed or threading.get_ident() != self.thread:
             return
-        if span.kind == "inplace" and self.steps:
+        if span.kind == "inplace" and len(self.steps) > mark:
             self._written(span.what)
         if span.kind != "operator":
             return
@@ -42,7 +42,7 @@ class _Listener(spans.Listener):
             around = around.parent
         if around is not None and not cast:  # inside another operator, a backward or an optimizer
             return
-        tensors = [a for a in span.given if isinstance(a, Tensor)]
+        tensors = tensors_of(span.given)
         if not tensors:
             return
         if self.device is None:
@@ -80,10 +80,7 @@ class _Listener(spans.Listener):
 
     def _input(self, a, cast_of):
         if isinstance(a, Tensor):
-            found = cast_of.get(id(a._array)) or self._value(a._array)
-            if a.requires_grad and a.is_leaf:
-                found.leaf = True
-            return found
+            return cast_of.get(id(a._array)) or self._value(a._array)
         if is_array(a):
             return self._value(a)
         return a if isinstance(a, NUMBERS) else None
@@ -99,7 +96,7 @@ class _Listener(spans.Listener):
         if last.target is None and last.outputs and last.out.shape == tuple(target.shape):
             before = self._value(target._array)
             last.target = before
-            now = Value(before.array, before.access, last, before.leaf, target._array)
+            now = Value(before.array, before.access, last, target._array)
             last.outputs = [now, *last.outputs[1:]]
             self.values[id(target._array)] = now
 

@@ -22,10 +22,10 @@ class Value:
     `held`: the raw array, while a call is looked at. `kept`: the program returns it, or something unseen reads it.
     """
 
-    __slots__ = ("array", "access", "step", "uses", "leaf", "held", "kept")
+    __slots__ = ("array", "access", "step", "uses", "held", "kept")
 
-    def __init__(self, array, access="contiguous", step=None, leaf=False, held=None):
-        self.array, self.access, self.step, self.leaf, self.held = array, access, step, leaf, held
+    def __init__(self, array, access="contiguous", step=None, held=None):
+        self.array, self.access, self.step, self.held = array, access, step, held
         self.uses: list[Step] = []
         self.kept = False
 
@@ -176,7 +176,7 @@ def _graph_input(edge, given, values):
         at = endpoint(edge)
         if at not in values and isinstance(at[0], AccumulateGrad):
             array = at[0].variable._array
-            values[at] = Value(meta_of(array), access_of(array), leaf=True)
+            values[at] = Value(meta_of(array), access_of(array))
         return values[at]
     if isinstance(given, tuple):
         return Value(Array(given[0], tuple(given[1])))
