@@ -1230,6 +1230,7 @@ def test_a_view_while_it_watches(made):
     model, optimizer, x = made
     found = look.step(model, optimizer)
     assert "nothing was watched" in str(found) and "nothing was watched" in found.to_html()
+    assert {p["state"] for p in found.data["parameters"]} == {"not told"}
     with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw"):
         found.to_svg()
     with found:

@@ -155,7 +155,7 @@ class Step(View):
             clipped = any(s["clips"] for s in rows)
             series = []  # the last ones are drawn above the others
             c = d["clipping"]
-            if c["suggested"] is not None and c["norm_type"] == 2 and len(d["optimizers"]) == 1:
+            if c["measured"] > 1 and c["norm_type"] == 2 and len(d["optimizers"]) == 1:
                 series.append(Series(f"percentile {c['percentile']:g}", [xs[0], xs[-1]], [c["suggested"]] * 2,
                                      marks=False, dashed=True))
             limits = [next((c["limit"] for c in s["clips"] if c["norm_type"] == 2), None) for s in rows]

@@ -183,7 +183,8 @@ def _survivors(watch) -> list[dict]:
 
 
 def standing(watch) -> dict[int, str]:
-    """{id of a parameter: "trained", "frozen", "never reached", "not in the optimizer", "not in the model"}."""
+    """{id of a parameter: "trained", "frozen", "never reached", "not in the optimizer", "not in the model", or "not
+    told" where no backward() ran}."""
     covered: dict[int, set] = {}
     for o in watch.optimizers:
         for group in o.param_groups:
@@ -194,12 +195,12 @@ def standing(watch) -> dict[int, str]:
         has = e.reached or any(n is not None for n in e.norms) or e.tensor._grad is not None
         if not e.tensor.requires_grad:
             found[key] = "frozen"
-        elif e.owner is None:
-            found[key] = "trained" if has else "not in the model"
-        elif watch.optimizers and key not in covered:
+        elif e.owner is not None and watch.optimizers and key not in covered:
             found[key] = "not in the optimizer"
+        elif has or not watch.backwards:
+            found[key] = "trained" if has else "not told"
         else:
-            found[key] = "trained" if has else "never reached"
+            found[key] = "not in the model" if e.owner is None else "never reached"
     return found
 
 
