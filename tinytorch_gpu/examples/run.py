@@ -113,6 +113,7 @@ class Run:
         if self.settings.report:
             with self._writing(self.folder):
                 self._recording = self._record()
+            self._reset_peak()
         self._mark = self._began = time.perf_counter()
 
     def _record(self):
@@ -195,6 +196,10 @@ class Run:
         self._bar.set_postfix_str(text + (f", held out {held:.3f}" if held is not None else ""), refresh=False)
         self._mark, self._steps, self._watched = time.perf_counter(), 0, 0
 
+    def _reset_peak(self) -> None:
+        """What was taken to look into a step does not count in the memory column."""
+        devices.backend_for(self.device).reset_peak(self.device.index)
+
     @contextlib.contextmanager
     def paused(self):
         """Around what is not training: it does not count in the speed column."""
@@ -255,6 +260,7 @@ class Run:
                 self._recording.begin(self.step)
                 yield self.step
                 self._recording.end()
+                self._reset_peak()
                 self._skip()
                 self._looking = None
             self._bar.update()

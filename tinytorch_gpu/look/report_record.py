@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from .backward_calls import BackwardCalls
+from .ceiling import ceiling
 from .gradients import gradients
 from .graph import graph
 from .memory import memory
@@ -76,6 +77,8 @@ class Recording:
         self._profile: Profile | None = None
         self._step = self._profile_from = done
         self._open: contextlib.ExitStack | None = None
+        if "profile" not in self.data:  # measuring it takes memory, which there may be none of between steps
+            ceiling(next(model.parameters()).device)
 
     # steps
 
@@ -96,7 +99,7 @@ class Recording:
         if self._memory_now(step) or self._profile_now(step):
             return False  # its copies of the weights would be seen there
         each = max(2, math.ceil(self.steps / WATCHED))  # others in between tell how fast the run is
-        return step % each == 0 or step == 1
+        return (step - 1) % each == 0
 
     def begin(self, step: int) -> None:
         """Before a step; the one before it ends, if it has not."""
