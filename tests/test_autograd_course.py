@@ -68,6 +68,24 @@ def test_pictures_are_those_of_the_programs(course):
             assert numbers(got) == pytest.approx(numbers(want), rel=2e-2, abs=0.5), name
 
 
+def program(*parts) -> str:
+    """The page's only program with these parts."""
+    found = [f[0] for f in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if all(p in f[0] for p in parts)]
+    assert len(found) == 1, parts
+    return found[0]
+
+
+def test_other_numbers_give_other_figures():
+    start = "import tinytorch_gpu as tt\nfrom tinytorch_gpu import look, nn\n"
+    chain = program("(x + 2) * 3").replace("5.0", "7.5")
+    meeting = program("look.trace((x + y) * (x - y)").replace("3.0", "4.0")
+    with on_the_cpu():
+        _, one, two = printed([start, chain, meeting])
+    assert re.search(r"^#2 Mul +#1 \* 3 +28.5$", one, re.M) and re.search(r"^x +3 \(#1\)$", one, re.M)
+    assert re.search(r"^x +6 \(#2\) \+ 2 \(#1\) = 8$", two, re.M)  # 2 x
+    assert re.search(r"^y +-6 \(#2\) \+ 2 \(#1\) = -4$", two, re.M)  # -2 y
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     for old in PICTURES.iterdir():
