@@ -188,7 +188,7 @@ def test_trace(run):
     assert {n["name"]: n["outputs"][0]["gradient"]["values"] for n in leaves} == {"x": [6.0], "y": [-4.0]}
 
 
-@pytest.mark.parametrize("width", [64, 512])
+@pytest.mark.parametrize("width", [4096, 8192])
 def test_memory(run, width):
     status, out, _ = run("memory", "--save", "view.json", write(TRAIN), width, 3)
     assert status == 0 and out.startswith("memory on ")
@@ -287,6 +287,28 @@ y = (x * w).exp()
         moved[rows] = data()["total"]["bytes"]
         assert "mine.py" in json.dumps(data()["findings"])
     assert 1.9 < moved[128] / moved[64] <= 2
+    status, out, err = run("fusion", "--measure", "mine.py", 64)
+    assert status == 1 and not out and "--measure runs the forward of the outermost Module again" in err
+
+
+def test_fusion_measured_ends_the_program(run):
+    write("""import tinytorch_gpu as tt
+from tinytorch_gpu import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(tt.ones(64))
+    def forward(self, x, *, times):
+        y = (x * self.scale * times).exp()
+        return y / y.sum(-1, keepdim=True)
+net = Net()
+for k in range(3):
+    net(tt.ones(256, 64), times=2).sum().backward()
+    print("after", k)
+""")
+    status, out, err = run("fusion", "--step", 2, "--measure", "--save", "view.json", "mine.py")
+    assert status == 0 and "after 0" in err and "after 1" not in err and "[look] stopped in step 2" in err
+    assert any(f["measured"] for f in data()["findings"]) and "measured" in out
 
 
 def test_tensor(run):

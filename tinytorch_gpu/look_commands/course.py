@@ -30,6 +30,7 @@ class Course:
         self.failure: Exception | None = None
         self._watching = self._over = self._enough = False
         self._optimized: bool | None = None  # whether steps end with an optimizer's
+        self._depth = 0  # of the module that is being called
         self._late: tuple | None = None  # a module that is being called, and hooks that it shall have after it
         self._made = Made()
         self._stack = contextlib.ExitStack()
@@ -37,7 +38,7 @@ class Course:
     def __enter__(self):
         self._stack.enter_context(self._made)
         self._stack.enter_context(BackwardCalls(self._before, self._after))
-        for handle in (modules.register_module_forward_pre_hook(self._called),
+        for handle in (modules.add(modules.forward_pre, modules.ForwardHook(self._called, with_kwargs=True)),
                        modules.register_module_forward_hook(self._left, always_call=True)):
             self._stack.callback(handle.remove)
         self._step_hook = register_optimizer_step_post_hook(self._stepped)
@@ -56,7 +57,10 @@ class Course:
 
     # what is told
 
-    def _called(self, module, args) -> None:
+    def _called(self, module, args, kwargs) -> None:
+        self._depth += 1
+        if self._depth == 1 and is_grad_enabled():
+            self.look.called = (module, args, kwargs)
         if self.look.finds and self.model is None and not self._over and is_grad_enabled():
             several = self._made.alive()
             self.model = model_of(module, several)
@@ -72,6 +76,7 @@ class Course:
                     table[key](module, args)
 
     def _left(self, module, args, output) -> None:
+        self._depth -= 1
         if self._late is not None and self._late[0] is module:
             hooks, self._late = self._late[1], None
             for table, key in hooks:

@@ -27,6 +27,8 @@ class Look:
     needs = ""  # "loss", "model": what it cannot do without
     finds = True  # whether it uses the model, for which all objects are looked through once
 
+    called: tuple | None = None  # the last outermost call of a module: it, its arguments, its keyword arguments
+
     def __init__(self, given):
         self.given = given
         self.view: View | None = None
@@ -184,8 +186,23 @@ class Fusion(Recorded):
     kind = look.Fusion
     finds = False
 
+    @staticmethod
+    def options(parser):
+        parser.add_argument("--measure", action="store_true",
+                            help="run the model's forward again on its last batch, each finding as it is and fused; "
+                                 "the program ends there")
+
     def before(self, tensors, names):
-        self.view = look.fusion(list(tensors))
+        if not self.given.measure:
+            self.view = look.fusion(list(tensors))
+            return
+        if self.called is None:
+            raise ValueError("[look] --measure runs the forward of the outermost Module again, and none was called: "
+                             "leave it out, or put the computation into an nn.Module")
+        module, args, kwargs = self.called
+        self.end()
+        self.view = look.fusion(lambda: module(*args, **kwargs), measure=True)
+        raise Enough
 
 
 class Step(Block):
