@@ -254,6 +254,23 @@ def test_any_table_with_steps_has_curves(rng):
     assert json.loads(view.to_json()) == view.data
 
 
+def test_the_known_columns_are_drawn_as_what_they_are():
+    Path("r").mkdir()
+    Path("r/metrics.csv").write_text("step,loss,held_out,per_second,memory_mib,grad_norm\n"
+                                     "1,3,,1000,200,5\n2,2.5,2.75,1001,201,4\n3,2,,,202,\n")
+    noted = {"format": report_record.FORMAT, "units": {"loss": "bits", "held_out": "bits", "per_second": "words/s"},
+             "settings": {"clip": 2.0}}
+    Path("r/report.json").write_text(json.dumps(noted))
+    loss, speed, memory, norm = look.report("r").curves
+    assert [s.name for s in loss.series] == ["training", "held out"] and loss.points[1] == [(2, 2.75)]
+    assert speed.y == "words/s" and speed.points[0] == [(1, 1000), (2, 1001)] and speed.up.low == memory.up.low == 0
+    assert memory.points[0] == [(k, (199 + k) * 2**20) for k in (1, 2, 3)]
+    assert norm.points == [[(1, 5), (2, 4)], [(1, 2), (3, 2)]] and norm.series[1].name == "clipped above"
+    Path("r/report.json").write_text(json.dumps({**noted, "units": {"loss": "bits", "held_out": "share"}}))
+    assert [c.title for c in look.report("r").curves][:2] == ["loss", "held out"]
+    assert look.report("r").facts()[:2] == [("loss (bits)", "3 to 2"), ("held out (share)", "2.75 at last")]
+
+
 def test_long_runs_are_drawn_by_means(rng):
     found = make(rng, 1600)
     (chart, _), means = look.report("r").curves, 4

@@ -12,6 +12,7 @@ __all__ = ["curves"]
 TITLES = {"loss": "loss", "held_out": "held out", "lr": "learning rate", "grad_norm": "norm of the gradient",
           "per_second": "throughput", "memory_mib": "memory"}
 UNITS = {"lr": "learning rate", "grad_norm": "norm before clipping", "per_second": "per second", "memory_mib": "memory"}
+FROM_ZERO = ("per_second", "memory_mib")  # whose small changes are not news
 POINTS = 500  # of a curve: more rows are means
 MARKED = 30  # points: a curve of no more has its points marked
 
@@ -21,7 +22,8 @@ def curves(data) -> list[Chart]:
     metrics, units = data["metrics"], data["units"]
     steps = metrics.get("step", [])
     found = []
-    together = "held_out" in metrics and units.get("held_out") == units.get("loss") is not None
+    held = [(s, v) for s, v in zip(steps, metrics.get("held_out", ())) if _there(v)]
+    together = bool(held) and units.get("held_out") == units.get("loss") is not None
     for name, column in metrics.items():
         if name == "step" or (name == "held_out" and together) or not any(_there(v) for v in column):
             continue
@@ -29,17 +31,18 @@ def curves(data) -> list[Chart]:
         title = TITLES.get(name, name)
         series = _curve("training" if name == "loss" else title, steps, column)
         if name == "loss" and together:
-            title, held = "loss in training and held out", metrics["held_out"]
-            there = [(s, v) for s, v in zip(steps, held) if _there(v)]
-            series.append(Series("held out", [s for s, _ in there], [v for _, v in there]))
+            title = "loss in training and held out"
+            series.append(Series("held out", [s for s, _ in held], [v for _, v in held]))
         clip = (data["settings"] or {}).get("clip")
         if name == "grad_norm" and isinstance(clip, (int, float)) and clip > 0:
             series.append(Series("clipped above", [steps[0], steps[-1]], [clip, clip], marks=False, dashed=True))
         if name == "memory_mib":
             series = [Series(s.name, s.xs, [None if v is None else v * 2**20 for v in s.ys], marks=s.marks)
                       for s in series]
-        found.append(Chart(title, "step", unit, series, x_text=_whole,
-                           y_text=size_of if name == "memory_mib" else _amount))
+        chart = Chart(title, "step", unit, series, x_text=_whole, y_text=size_of if name == "memory_mib" else _amount)
+        if name in FROM_ZERO and chart.up is not None:
+            chart.up.low = 0.0
+        found.append(chart)
     return found
 
 
