@@ -292,6 +292,12 @@ def test_parts_of_patterns_that_are_needed_outside(rng):
     assert [f["kind"] for f in fusion(shown).data["findings"]] == []
     assert only(fusion(run))["kind"] == "attention"
 
+    def read():  # and here another operator reads them
+        p = ((q @ k.T) * 0.5).softmax(-1)
+        return p @ v, p.sum()
+
+    assert fusion(read).data["findings"] == []
+
     def dim():  # softmax over queries is not attention
         return ((q @ k.T) * 0.5).softmax(0) @ v
 
@@ -304,6 +310,37 @@ def test_a_variance_with_another_divisor_is_no_layer_norm(rng):
     assert found["kind"] == "normalization" and found["use"] is None and "n - 1" in found["notes"][0]
     other = only(fusion(lambda: (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()))
     assert other["use"] is None and "last dimensions" in other["notes"][0]
+
+
+def test_what_only_looks_like_a_pattern(rng, quick):
+    x, w, r, y = randn(rng, 5, 5), randn(rng, 5, 5), randn(rng, 5), tt.tensor([4, 3, 2, 1, 0])
+
+    def found(run):
+        return [(f["kind"], f["operators"]) for f in fusion(run, measure=True).data["findings"]
+                if f["measured"] is None or f["measured"]["agrees"]]
+
+    # another class of another row
+    assert "cross entropy" not in dict(found(lambda: -F.log_softmax(x, -1)[y, y].mean()))
+    # the mean of columns, the variance of rows
+    assert "layer norm" not in dict(found(
+        lambda: (x - x.mean(0)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()))
+    # a weight for each element is none of the norm's
+    normed = ["Pow", "Mean", "Add", "Rsqrt", "Mul"]
+    assert ("RMS norm", normed) in found(lambda: x * tt.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * w)
+    assert ("RMS norm", [*normed, "Mul"]) in found(
+        lambda: x * tt.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * r + r)  # which has no bias
+    assert ("RMS norm", normed) in found(lambda: x * tt.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) + r)
+    # a matrix is no bias, a row no residual
+    assert found(lambda: x @ w + w) == []
+    assert "dropout + residual" not in dict(found(lambda: F.dropout(x, 0.5) + r))
+    # classes of every pixel
+    z, t = randn(rng, 2, 5, 3), tt.tensor(rng.integers(0, 5, (2, 3)))
+    assert found(lambda: F.nll_loss(F.log_softmax(z, 1), t)) == [("cross entropy", ["LogSoftmax", "NLLLoss"])]
+    # less a number for each column, which softmax does not leave out
+    with look.record():
+        e = (x - tt.arange(5).float()).exp()
+        p = e / e.sum(-1, keepdim=True)
+    assert kinds(fusion(p)) == [("softmax", ["Exp", "Sum", "Div"])]
 
 
 def test_nothing_to_fuse_is_said(rng):
@@ -363,6 +400,8 @@ def test_predicted_seconds_follow_from_the_ceiling():
     assert total["seconds"] == pytest.approx(found["now"]["seconds"])
     assert total["gain"] == 0 and total["gain_of_own"] == pytest.approx(found["gain"])
     assert total["launches"] == 2 and total["bytes"] == 4 * n
+    turned = fusion(lambda: (x.T * 2).exp())  # a view takes no time
+    assert turned.data["total"]["seconds"] == pytest.approx(total["seconds"])
 
 
 def test_how_the_bytes_lie():
@@ -488,6 +527,18 @@ def test_an_optimizer_written_as_a_loop(rng, quick):
 
     assert only(fusion(by_data))["use"] == "tt.optim.SGD(parameters, lr=0.25)"
 
+    class Own(tt.optim.Optimizer):
+        def step(self, rates=(0.1, 0.1, 0.1)):
+            with tt.no_grad():
+                for p, rate in zip(self.param_groups[0]["params"], rates, strict=True):
+                    p += rate * p.grad
+
+    own = Own(params, {})
+    found = only(fusion(own.step, (-0.1, -0.1, -0.1), measure=True))
+    assert found["use"] == "tt.optim.SGD(parameters, lr=0.1)" and found["measured"]["agrees"]
+    for rates in ((-0.1, -0.2, -0.1), (0.1, 0.1, 0.1)):  # of each its own; uphill
+        assert only(fusion(own.step, rates, measure=True))["use"] == "tt.optim.SGD(parameters)"
+
 
 def test_a_whole_step_with_an_optimizer_of_ours(rng):
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
@@ -503,6 +554,21 @@ def test_a_whole_step_with_an_optimizer_of_ours(rng):
 
     found = only(fusion(step))  # the backward and the optimizer are no part of it, nor what they write in place
     assert found["operators"] == ["Tanh", "Mul", "Exp", "Add", "Sum"]
+
+    def written():  # in a backward, where it is the last operator's size
+        y = (x * 2).exp()
+        handle = y.register_hook(lambda grad: grad.mul_(3))
+        y.backward(tt.ones_like(y))
+        handle.remove()
+        return y
+
+    assert only(fusion(written))["operators"] == ["Mul", "Exp"]
+
+    def twice():
+        y = (x * 2).exp().sum()
+        return tt.autograd.grad(y, x, create_graph=True)[0]
+
+    assert fusion(twice).data["total"]["steps"] == 3  # those of the backward are no part of it
 
 
 def test_adam_written_as_a_loop_and_what_is_no_loop(rng):

@@ -15,7 +15,7 @@ __all__ = ["of_call"]
 
 
 class _Listener(spans.Listener):
-    """The applications in one thread, outside of backward passes."""
+    """The applications in one thread, outside of backward passes; those of an optimizer too, ours have none."""
 
     def __init__(self):
         self.thread = threading.get_ident()
@@ -38,9 +38,9 @@ class _Listener(spans.Listener):
             return
         around = span.parent
         cast = around is not None and around.kind == "operator" and span.name == "Cast"
-        while around is not None and around.kind in ("module", "inplace"):
+        while around is not None and around.kind in ("module", "inplace", "step"):
             around = around.parent
-        if around is not None and not cast:  # inside another operator, a backward or an optimizer
+        if around is not None and not cast:  # inside another operator, or a backward
             return
         tensors = tensors_of(span.given)
         if not tensors:

@@ -27,7 +27,7 @@ def cross_entropy(s: Search, pick: Step) -> bool:
             return False
         logs, sign, out = (total, pick.inputs[0]), -1.0, total[0].out
     steps, x = logs
-    if len(x.shape) != 2 or pick.name != "NLLLoss" and not pick.out.shape[:1] == x.shape[:1]:
+    if len(x.shape) != 2 and pick.name != "NLLLoss":
         return False
     target = _target(pick, x.shape[0])
     if target is None:
@@ -58,10 +58,12 @@ def cross_entropy(s: Search, pick: Step) -> bool:
 
     def replace(arrays):
         at = arrays[target] if isinstance(target, Value) else make(target)
-        found = F.cross_entropy(arrays[x], ops.reshape(at, (x.shape[0],)), reduction=reduction)
+        if pick.name != "NLLLoss":
+            at = ops.reshape(at, (x.shape[0],))
+        found = F.cross_entropy(arrays[x], at, reduction=reduction)
         return ops.reshape(found, shape)
 
-    index = Value(Array("int64", (x.shape[0],)))
+    index = Value(Array("int64", x.shape[:1] + x.shape[2:]))
     s.add("cross entropy", steps, [out], use=f"F.cross_entropy(logits, target{how})",
           parts=[cost_of("CrossEntropy", [x, index], [out])], replace=replace)
     return True
