@@ -1,6 +1,7 @@
 """look.memory: its table against tracemalloc and the pool's figures of a run that nobody looks at; owners, holders."""
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
@@ -336,6 +337,20 @@ def test_lists_objects_and_modules_that_hold(device):
     HELD.clear()
 
 
+def test_what_the_collector_was_told_to_leave_aside_holds_too():
+    before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        with look.memory() as m:
+            HELD.append((tt.ones(4, requires_grad=True) * 3).sin())
+        row, = m.data["held"]
+        assert row["holder"][:2] == ["`HELD` in the module " + __name__, "list [0]"]
+    finally:
+        HELD.clear()
+        if not before:
+            gc.unfreeze()
+
+
 def test_nothing_is_held_where_nothing_stays(device):
     model, x = mlp(16)
     with look.memory(model) as m:
@@ -422,15 +437,46 @@ def test_figures_before_the_end():
         _ = m.nothing
 
 
+def test_a_record_inside_takes_no_rows_away():
+    found = []
+    for recorded in (False, True):
+        model, x = mlp(32)
+        optimizer = optim.Adam(model.parameters())
+        with look.memory(model, optimizer) as m:
+            step(model, optimizer, x)
+            with look.record() if recorded else contextlib.nullcontext():
+                loss = model(x).square().mean()
+                loss.backward()
+            optimizer.step()
+        found.append([(r["operator"], r["module"], r["bytes"]) for r in m.data["saved"]])
+        assert modes.recorder is None and modes.anomaly is None
+        assert any("look.record() was open inside" in note for note in m.data["missing"]) == recorded
+        notes = look.graph(loss).data["nodes"]
+        assert all((n["outputs"][0]["gradient"] is not None) == recorded for n in notes if n["kind"] == "operator")
+        last = [e["during"] for e in m.data["timeline"]]
+        assert any("backward of Linear of 0" in w for w in last) and "Adam.step" in last
+    assert found[0] == found[1]
+
+
+def test_blocks_that_overlap():
+    model, x = mlp(16)
+    m, r = look.memory(model), look.record()
+    m.__enter__()
+    r.__enter__()
+    model(x).sum().backward()
+    m.__exit__(None, None, None)
+    loss = model(x).sum()
+    r.__exit__(None, None, None)
+    assert modes.recorder is None and modes.anomaly is None and not look.graph(loss).data["missing"][0].startswith("li")
+    assert m.data["saved"]
+
+
 def test_blocks_that_do_not_fit_together():
     m = look.memory()
     with m:
         with pytest.raises(RuntimeError, match=r"\[memory\] look.record\(\) or another look.memory\(\) is open"), \
                 look.memory():
             pass
-        with look.record():
-            pass
-    assert any("look.record() was opened inside" in note for note in m.data["missing"])
     with pytest.raises(RuntimeError, match="this view has its block already"), m:
         pass
     with look.record(), pytest.raises(RuntimeError, match="is open"), look.memory():

@@ -65,12 +65,13 @@ class Memory(View):
             raise RuntimeError("[memory] this view has its block already: call look.memory() once more")
         if modes.recorder is not None:
             raise RuntimeError("[memory] look.record() or another look.memory() is open, whose notes take memory of "
-                               "their own: end that block first")
+                               "their own: end that block first, or open look.record() inside of look.memory()")
         model, optimizer, device = self._given
         self._given = None
         with record._lock:
             self._watcher = Watcher(device, model, optimizer)
             self._note = self._watcher.note  # a bound method is a new object each time
+            self._blocks = record.blocks
             modes.set_recorder(self._note)
         return self
 
@@ -80,8 +81,9 @@ class Memory(View):
         with record._lock:
             if modes.recorder is self._note:
                 modes.set_recorder(None)
-            else:
-                missing.append("look.record() was opened inside the block: what ran from then on is in no row")
+            if record.blocks != self._blocks:
+                missing.append("look.record() was open inside the block: what its notes take is in workspace and "
+                               "unknown")
             watcher.close()
         del self._note
         if kind is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import os
 import sys
 import types
@@ -59,7 +60,8 @@ def chain_of(target, names, skip=()) -> list[str] | None:
                 return _written(thing, came, names[id(thing)])
         following: list = []
         wanted = {id(thing) for thing in level}
-        for owner in gc.get_referrers(*level):  # in one pass over all objects
+        # in one pass over all objects
+        for owner in itertools.chain(gc.get_referrers(*level), _frozen(wanted) if gc.get_freeze_count() else ()):
             if owner is level or owner is came or id(owner) in came or id(owner) in skipped:
                 continue
             if issubclass(type(owner), types.FrameType) and owner.f_code.co_filename.startswith(_HERE):
@@ -78,6 +80,20 @@ def chain_of(target, names, skip=()) -> list[str] | None:
             return None
         level = following
     return None
+
+
+def _frozen(wanted):
+    """Owners among the variables of modules, and these modules: what gc.freeze() took aside has no known referrers."""
+    for module in list(sys.modules.values()):
+        space = getattr(module, "__dict__", None)
+        if not isinstance(space, dict):
+            continue
+        values = list(space.values())
+        if any(id(v) in wanted for v in values):
+            yield space
+        for value in values:
+            if issubclass(type(value), (list, dict, set)) and any(id(v) in wanted for v in gc.get_referents(value)):
+                yield value
 
 
 def _is_module(space) -> bool:

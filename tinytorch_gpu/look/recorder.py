@@ -4,6 +4,7 @@ from __future__ import annotations
 import threading
 import weakref
 from functools import partial
+from types import MethodType
 
 import numpy as np
 
@@ -59,20 +60,25 @@ class record:
     The user's line, the operands, the modules that were being called, norm, mean and range of each output and, in a
     backward inside the block, of each gradient. Only what is recorded for backward is noted: nothing under no_grad().
     All threads are noted while any block is open, as in anomaly mode; each has its own modules. Blocks nest: the notes
-    are the same. The notes live as long as the graph; hooks are removed when the last block ends.
+    are the same. The notes live as long as the graph; hooks are removed when the last block ends. Inside look.memory()
+    both are told of every operator.
     """
 
     _lock = threading.Lock()
     _open = 0
     _active: _Recorder | None = None
+    _outer: MethodType | None = None  # the `note` of look.memory(), around the block
+    blocks = 0  # that were opened so far
     watchers: tuple = ()  # with operator(node, note, args, outs), gradients(note, sent, arrived), leaf(note, grads)
 
     def __enter__(self):
         with record._lock:
             record._open += 1
+            record.blocks += 1
             if record._active is None:
-                record._active = _Recorder()
-                modes.set_recorder(record._active.note)
+                active, outer = _Recorder(), modes.recorder
+                record._active, record._outer = active, outer
+                modes.set_recorder(active.note if outer is None else partial(_both, outer, active.note))
         return self
 
     def __exit__(self, *exc):
@@ -80,7 +86,8 @@ class record:
             record._open -= 1
             if record._open == 0:
                 active, record._active = record._active, None
-                modes.set_recorder(None)
+                outer, record._outer = record._outer, None
+                modes.set_recorder(outer if outer is not None and outer.__self__.open else None)
                 active.close()
 
     @staticmethod
@@ -113,6 +120,10 @@ class _Recorder:
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
         ]
+
+    @property
+    def open(self) -> bool:
+        return not self._closed
 
     def close(self) -> None:
         for handle in self._handles:
@@ -186,6 +197,11 @@ def _given(a):
     elif not is_array(a):
         return repr(a)[:40]
     return dtypes.of(a).name, a.shape
+
+
+def _both(outer, inner, node, args, outs):
+    outer(node, args, outs)
+    inner(node, args, outs)
 
 
 class _Label:
