@@ -23,9 +23,8 @@ SHOWN = re.compile(r"!\[[^]]*\]\((autograd/[\w-]+\.svg)\)")
 
 
 def texts(picture) -> list[str]:
-    """The texts of a picture, figures masked."""
-    return [NUMBER.sub("#", "".join(e.itertext())) for e in ElementTree.fromstring(picture).iter()
-            if e.tag.endswith("text")]
+    """The texts of a picture."""
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(picture).iter() if e.tag.endswith("text")]
 
 
 def numbers(picture) -> list[float]:
@@ -64,7 +63,7 @@ def test_pictures_are_those_of_the_programs(course):
         if name[9:-4] in MEASURED:
             assert set(words(" ".join(texts(got)))) == set(words(" ".join(texts(want)))), name
         else:
-            assert texts(got) == texts(want), name
+            assert [NUMBER.sub("#", t) for t in texts(got)] == [NUMBER.sub("#", t) for t in texts(want)], name
             assert numbers(got) == pytest.approx(numbers(want), rel=2e-2, abs=0.5), name
 
 
