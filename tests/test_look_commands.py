@@ -478,7 +478,10 @@ def test_an_example_runs_for_some_steps_and_leaves_nothing(run):
     status, out, err = run("gradients", "--step", "2-4", "gpt", *TINY)
     assert status == 0 and "3 steps watched" in out and "stopped after step 4" in err
     assert run("graph", "gpt", "--dim", "3")[0] == 1  # its own message, its own status
-    assert run("graph", "gpt", "--nonsense")[0] == 2
+    status, out, err = run("graph", "gpt", "--nonsense")
+    assert (status, out) == (2, "") and "[look] --" not in err
+    status, _, err = run("graph", "gpt", *TINY, "--save", "view.png")
+    assert status == 2 and "[look] --save stands behind gpt, whose option it is there: options of look stand" in err
     status, _, _ = run("graph", "gpt", *TINY, "--out", "kept")
     assert status == 0 and Path("kept", "metrics.csv").is_file()
 

@@ -11,6 +11,7 @@ __all__ = ["add", "run"]
 HELP = """PROGRAM is a script, run as Python would run it, or one of the examples `gpt` and `digits`, of which a few
 steps run in a folder that goes away. The view is printed on stdout; what the program prints goes to stderr. The exit
 status is the program's; 130 after Ctrl-C, 1 where there was nothing to look at."""
+OPTIONS = ("--step", "--backward", "--stop", "--width", "--save", "--unfold", "--threshold", "--measure", "--name")
 TRAINED = 20  # steps of an example for views that see all steps
 
 
@@ -129,6 +130,9 @@ def run(given) -> int:
             print(f"[look] stopped {course.where()}", file=sys.stderr)
         except KeyboardInterrupt:  # outside of the program's own run
             status = 130
+        if status == 2 and (own := [a for a in given.arguments if a.split("=")[0] in OPTIONS]):
+            print(f"[look] {own[0]} stands behind {program.name}, whose option it is there: options of look stand "
+                  "before it", file=sys.stderr)
         sys.stderr.flush()
         return _show(look, course, program, given, status)
 
@@ -138,7 +142,7 @@ def _show(look, course, program, given, status) -> int:
     if course.failure is not None:
         raise course.failure
     if look.view is None or (course.ended < course.first - 1):
-        if not program.failed:
+        if status in (0, 130):  # others say enough by themselves
             print(f"[look] {_nothing(look, course, program)}", file=sys.stderr)
         return status or 1
     _output(look.view, given)

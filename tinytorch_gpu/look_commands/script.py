@@ -29,7 +29,6 @@ class Program:
         self.name, self.args = name, list(args)
         self.path = os.path.abspath(name)
         self.example = name in EXAMPLES
-        self.failed = False  # it ended with an error, which was printed
         if self.example:
             return
         if not os.path.exists(name):
@@ -74,7 +73,6 @@ class Program:
             except KeyboardInterrupt:
                 return 130
             except Exception as e:
-                self.failed = True
                 e.__traceback__ = _own(e.__traceback__)
                 sys.excepthook(type(e), e, e.__traceback__)
                 return 1
