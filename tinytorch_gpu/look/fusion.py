@@ -39,9 +39,10 @@ def fusion(what, *args, measure: bool = False) -> Fusion:
     cheapest; dropout and residual; chains of elementwise operators, into a reduction or not. An operator belongs to
     one finding, the largest. Only forward is looked at: what a backward saves by it is not counted.
 
-    Predicted are the bytes that each operator must move, and that the fused one must, at the copy bandwidth, speed of
-    products and cost of a launch that `look.ceiling` has measured on the device. `measure=True` runs each finding as
-    it is and as the operator of this package on the same arrays, in turn, and compares the results.
+    Predicted are the bytes that each operator must move, and that the fused one must, and the time of both at the copy
+    bandwidth, the speed of products and the cost of a launch, which are measured on the device once in a process.
+    `measure=True` runs each finding as it is and as the operator of this package on the same arrays, in turn, and
+    compares the results.
 
     Raises: TypeError for what is neither, ValueError for a tensor without a graph, for `measure` of a graph (which no
     longer has its arrays) and for a function that applies no operator.
