@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from case import BF16, close, host, ours, tensor, torch_tensor
 
+import tinytorch_gpu as tt
 from tinytorch_gpu import ops
 from tinytorch_gpu.autograd import engine
 from tinytorch_gpu.autograd.operator import AccumulateGrad, Operator, endpoint
@@ -417,3 +418,14 @@ def test_operands_on_two_devices_are_refused():
     scalar = tensor(np.array(2.0), True, where="cpu")
     out = ops.mul(b, scalar)
     assert out.device == b.device
+
+
+def test_infinities_that_meet_in_a_backward_do_not_warn():
+    x = tt.tensor([1.0, float("inf"), 1.0], requires_grad=True)
+    y = x * 1
+    ones = tt.ones(3)
+    engine.backward([y * float("inf"), y * float("-inf")], [ones, ones])  # warnings are errors in this suite
+    assert x.grad.isnan().all()
+    half = tt.full((2,), 1.0, dtype=tt.float16, requires_grad=True)
+    (half.expand(3, 2) * tt.full((3, 2), 6e4, dtype=tt.float16)).sum().backward()
+    assert half.grad.isinf().all()  # 180,000 is beyond the largest float16

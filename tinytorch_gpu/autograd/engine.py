@@ -72,27 +72,28 @@ def run(roots, create_graph, keep_graph, targets=None):
     outer, state.grad = state.grad, create_graph
     casts, state.autocast = state.autocast, None
     try:
-        while heap:
-            node = heappop(heap)[1]
-            if trip is not None:
-                trip.to(node)
-            if node.hooks is not None:
-                _before(node, buffers, create_graph)
-            if reaching is not None:
-                if node in wanted:
-                    for i in wanted[node]:
-                        value = buffers[node] if node.metas is None else buffers[node][i]
-                        if node.__class__ is AccumulateGrad and node.variable._hooks is not None:
-                            value = _leaf_hooks(node, value, create_graph)
-                        if value is not None:
-                            captured[node, i] = _settled(value, node, i)
-                if not any(e is not None and endpoint(e)[0] in reaching for e in node.edges):
-                    del buffers[node]
-                    continue
-            if node.__class__ is AccumulateGrad:
-                _leaf(node, buffers.pop(node), create_graph)
-            else:
-                _step(node, buffers.pop(node), buffers, heap, create_graph, keep_graph, reaching)
+        with dtypes.quiet():  # infinities that meet make NaN without a warning, as in PyTorch
+            while heap:
+                node = heappop(heap)[1]
+                if trip is not None:
+                    trip.to(node)
+                if node.hooks is not None:
+                    _before(node, buffers, create_graph)
+                if reaching is not None:
+                    if node in wanted:
+                        for i in wanted[node]:
+                            value = buffers[node] if node.metas is None else buffers[node][i]
+                            if node.__class__ is AccumulateGrad and node.variable._hooks is not None:
+                                value = _leaf_hooks(node, value, create_graph)
+                            if value is not None:
+                                captured[node, i] = _settled(value, node, i)
+                    if not any(e is not None and endpoint(e)[0] in reaching for e in node.edges):
+                        del buffers[node]
+                        continue
+                if node.__class__ is AccumulateGrad:
+                    _leaf(node, buffers.pop(node), create_graph)
+                else:
+                    _step(node, buffers.pop(node), buffers, heap, create_graph, keep_graph, reaching)
     finally:
         state.grad, state.autocast = outer, casts
         if trip is not None:
