@@ -4,6 +4,7 @@ The whole suite runs in two processes or more where pytest-xdist is installed; `
 """
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import zlib
@@ -44,6 +45,13 @@ def pytest_configure(config):
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     node.workerinput["base_seed"] = node.config.base_seed
+
+
+def pytest_collection_finish(session):
+    # thousands of collected tests are no garbage: a full collection, of which the views of memory ask for many, goes
+    # through a million objects without this
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config):
