@@ -382,6 +382,23 @@ def test_a_recording_that_is_left_in_the_middle_leaves_nothing():
         assert look.report(".").data["graph"] is not None
 
 
+def test_bad_recordings():
+    model = nn.Linear(2, 1)
+    optimizer = tt.optim.SGD(model.parameters(), lr=0.1)
+    good = {"folder": ".", "model": model, "optimizer": optimizer, "steps": 3, "about": {}}
+    for wrong, error, message in (
+            ({"folder": "no"}, ValueError, r"\[Recording\] no is no folder: make it before"),
+            ({"steps": 0}, ValueError, "steps must be a whole number of at least 1, got 0"),
+            ({"steps": True}, ValueError, "steps must be a whole number"),
+            ({"steps": 2.0}, ValueError, "steps must be a whole number of at least 1, got 2.0"),
+            ({"done": -1}, ValueError, "done must be a whole number of at least 0, got -1"),
+            ({"about": None}, TypeError, "about must be a dictionary, got NoneType"),
+            ({"model": 3}, TypeError, "expected a Module"), ({"optimizer": model}, TypeError, "expected an Optimizer"),
+            ({"optimizer": tt.optim.SGD(nn.Linear(2, 1).parameters(), lr=1)}, ValueError, "steps none of the model's")):
+        with pytest.raises(error, match=message):
+            look.Recording(**{**good, **wrong})
+
+
 def test_figures_that_json_lacks_come_back():
     Path("report.json").write_text(look.view.strict_json({
         "format": report_record.FORMAT, "x": [math.nan, math.inf, -math.inf, 1.5, "NaN?", None]}))

@@ -63,9 +63,19 @@ class Recording:
     of gradients and updates: the steps from there on that are not among these run as ever. Nothing changes a result.
     `about` is put beside it: "program", "environment", "settings" (dictionaries of texts and numbers), "units" (column
     of metrics.csv: what it is measured in). `done` are the steps that an earlier process did: its file is continued.
+
+    Raises: TypeError for another model, optimizer or `about`; ValueError where there is no such folder, for numbers of
+    steps that are none, an optimizer of other parameters and a damaged file.
     """
 
     def __init__(self, folder, model, optimizer, steps: int, about: dict, done: int = 0):
+        if not Path(folder).is_dir():
+            raise ValueError(f"[Recording] {folder} is no folder: make it before")
+        for name, value, least in (("steps", steps, 1), ("done", done, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"[Recording] {name} must be a whole number of at least {least}, got {value!r}")
+        if not isinstance(about, dict):
+            raise TypeError(f"[Recording] about must be a dictionary, got {type(about).__name__}")
         self.path = Path(folder) / FILE
         self.model, self.optimizer, self.steps, self.done = model, optimizer, steps, done
         self.data = read(self.path) if done and self.path.is_file() else {}
