@@ -11,7 +11,8 @@ from tinytorch_gpu import look
 from tinytorch_gpu.autograd.node import REGISTRY
 from tinytorch_gpu.look import ceiling as ceilings
 from tinytorch_gpu.look.ceiling import ceiling
-from tinytorch_gpu.look.cost import Cost, backward_cost, cost
+from tinytorch_gpu.look.cost import Cost, cost
+from tinytorch_gpu.look.cost_backward import backward_cost
 from tinytorch_gpu.look.recorder import note_of
 from tinytorch_gpu.nn import functional as F
 
