@@ -1063,6 +1063,30 @@ def test_nothing_stays_behind(made):
     assert loss.grad_fn.hooks is None
 
 
+@pytest.mark.parametrize("order", ["spSP", "spPS", "psSP", "psPS", "sptSPT", "pstSPT", "stpPTS", "pstPST", "sptPST"])
+def test_blocks_that_overlap_put_back_what_was_there(made, order):
+    """Small letters begin a block, great ones end it; look.profile wraps the engine too."""
+    model, optimizer, x = made
+    before = places(model, optimizer)
+    views = {"s": look.step(model, optimizer), "t": look.step(model, optimizer), "p": look.profile()}
+    steps = dict.fromkeys(views, 0)
+    running: set[str] = set()
+    for letter in order:
+        view = views[letter.lower()]
+        if letter.islower():
+            view.__enter__()
+            running.add(letter)
+        else:
+            view.__exit__(None, None, None)
+            running.discard(letter.lower())
+        plain(model, optimizer, x)
+        steps = {name: n + 3 * (name in running) for name, n in steps.items()}
+    assert places(model, optimizer) == before
+    for name in set(order.lower()) - {"p"}:
+        assert len(views[name].data["steps"]) == views[name].data["backwards"] == steps[name]
+        assert kinds(views[name]) == []
+
+
 def test_a_users_hooks_stay(made):
     model, optimizer, x = made
     seen = []

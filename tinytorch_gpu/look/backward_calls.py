@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from ..autograd import engine
+from .replaced import abandon, revive, standing
 
 __all__ = ["BackwardCalls"]
 
@@ -36,8 +37,11 @@ class BackwardCalls:
     def __enter__(self):
         with BackwardCalls._lock:
             if not BackwardCalls._listeners:
-                BackwardCalls._originals = (engine._roots, engine.run)
-                engine._roots, engine.run = _roots, _run
+                run = BackwardCalls._originals[1] if revive(_run) else engine.run
+                if run is engine.run:
+                    engine.run = _run
+                BackwardCalls._originals = (engine._roots, run)
+                engine._roots = _roots
             BackwardCalls._listeners += (self,)
         return self
 
@@ -45,7 +49,11 @@ class BackwardCalls:
         with BackwardCalls._lock:
             BackwardCalls._listeners = tuple(x for x in BackwardCalls._listeners if x is not self)
             if not BackwardCalls._listeners:
-                engine._roots, engine.run = BackwardCalls._originals
+                engine._roots, run = BackwardCalls._originals
+                if engine.run is _run:
+                    engine.run = standing(run)
+                else:  # inside another wrapper
+                    abandon(_run, run)
             BackwardCalls._calls.waiting = None  # of a call that raised before its pass
 
     @staticmethod

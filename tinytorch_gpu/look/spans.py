@@ -18,6 +18,7 @@ from ..backend.kernel import Kernel
 from ..nn.call import Callable
 from ..ops import registry
 from ..optim.optimizer import Optimizer
+from .replaced import abandon, standing
 
 __all__ = ["Listener", "Span", "leave", "listen", "residual", "spent"]
 
@@ -361,8 +362,10 @@ def _replace(owner, name, wrapping) -> None:
 def _restore() -> None:
     while _patches:
         owner, name, wrapper, was = _patches.pop()
-        if vars(owner).get(name) is wrapper:  # else somebody has put another thing there since
-            setattr(owner, name, was)
+        if vars(owner).get(name) is wrapper:
+            setattr(owner, name, standing(was))
+        else:  # somebody has put another thing there since
+            abandon(wrapper, was)
 
 
 # what no clock inside a span can see

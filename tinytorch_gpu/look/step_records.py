@@ -65,12 +65,12 @@ class Entry:
     left it. `before`, `clip`: its norm before the first clipping since, and that clipping.
     """
 
-    __slots__ = ("name", "tensor", "owner", "handle", "made_hooks", "events", "used", "left", "unscaled", "mixed",
+    __slots__ = ("name", "tensor", "owner", "handle", "events", "used", "left", "unscaled", "mixed",
                  "before", "clip", "reached", "norms")
 
     def __init__(self, name, tensor, owner):
         self.name, self.tensor, self.owner = name, tensor, owner
-        self.handle, self.made_hooks = None, False
+        self.handle = None
         self.used: Mark | None = None
         self.left: Mark | None = None
         self.reached = 0  # backward passes that sent it a gradient

@@ -113,7 +113,7 @@ class Watch:
             if e.handle is not None:
                 e.handle.remove()
                 hooks = e.tensor._hooks
-                if e.made_hooks and not (hooks.tensor or hooks.retain or hooks.pre or hooks.post):
+                if hooks is not None and not (hooks.tensor or hooks.retain or hooks.pre or hooks.post):
                     e.tensor._hooks = None
                 e.handle = None
         self.numbers.read()
@@ -126,7 +126,6 @@ class Watch:
     def _hook_leaves(self) -> None:
         for e in self.entries.values():
             if e.handle is None and e.tensor.requires_grad:
-                e.made_hooks = e.tensor._hooks is None
                 e.handle = e.tensor.register_hook(partial(self._arrived, e))
 
     # modules
