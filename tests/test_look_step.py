@@ -1269,6 +1269,52 @@ def test_a_view_while_it_watches(made):
         pass
 
 
+class Slow(optim.Optimizer):
+    """An optimizer around another one, as Lookahead: its step calls the other's."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
+
+    def step(self, closure=None):
+        self.inner.step()
+
+
+@pytest.mark.parametrize("which", ["outer", "inner", "none"])
+def test_an_optimizer_around_another_one(made, which):
+    model, optimizer, x = made
+    outer = Slow(optimizer)
+    with look.step(model, {"outer": outer, "inner": optimizer, "none": None}[which]) as view:
+        plain(model, outer, x)
+    assert kinds(view) == [] and len(view.data["steps"]) == 3
+    with look.step(model, outer) as view:
+        for _ in range(2):
+            loss_of(model, x).backward()
+            outer.step()
+    assert kinds(view) == ["zero_grad"]
+
+
+def test_steps_after_one_that_raised(made):
+    model, optimizer, x = made
+
+    class Breaks(Slow):
+        broken = True
+
+        def step(self, closure=None):
+            if self.broken:
+                raise KeyError("data")
+            super().step()
+
+    outer = Breaks(optimizer)
+    with look.step(model, outer) as view:
+        with contextlib.suppress(KeyError):
+            outer.step()
+        outer.broken = False
+        plain(model, outer, x)
+        plain(model, optimizer, x)
+    assert len(view.data["steps"]) == 6 and kinds(view) == []
+
+
 def test_without_an_optimizer_those_that_step_count(made):
     model, optimizer, x = made
     strange = net()

@@ -230,6 +230,8 @@ def _parameters(watch) -> list[dict]:
                                   parameters=names))
     several: dict[int, set] = {}
     for o in watch.optimizers:
+        if any(o is i for i in watch.inner):
+            continue
         for group in o.param_groups:
             for p in group["params"]:
                 several.setdefault(id(p), set()).add(id(o))

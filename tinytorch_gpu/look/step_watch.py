@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import weakref
 from functools import partial
@@ -14,6 +15,7 @@ from ..autograd.operands import wide
 from ..nn import BatchNorm1d, BatchNorm2d, Dropout
 from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
 from ..nn.utils import get_total_norm
+from ..optim import SGD
 from ..optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ..tensor import Tensor
 from .backward_calls import BackwardCalls
@@ -27,6 +29,8 @@ from .step_records import Backward, Clip, Entry, Mark, Numbers, Row
 from .step_taps import Taps
 
 __all__ = ["Watch"]
+
+_HOOKED = SGD.step.__code__  # of the function that stands around each optimizer's step
 
 
 class _Now(threading.local):
@@ -45,6 +49,7 @@ class Watch:
     def __init__(self, models, optimizers, every):
         self.models, self.every = models, every
         self.optimizers = list(optimizers)  # and all that step parameters of the models
+        self.inner: list = []  # optimizers whose steps others call, for the same parameters
         self.entries: dict[int, Entry] = {}
         self.modules: dict[int, str] = {}  # id -> name
         self.modes: dict[int, tuple] = {}  # id of a module that differs in eval mode -> (name, the model)
@@ -295,7 +300,16 @@ class Watch:
 
     def _before_step(self, optimizer, args, kwargs) -> None:
         with self._lock:
-            own = self._mine(optimizer)
+            # others raised
+            running = [row for row in self._now.rows if row.optimizer is not optimizer and _runs(row.optimizer)]
+            self._now.rows = running
+            around = {e for row in running for e in row.own}
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            if any(self.entries.get(id(p)) in around for p in params):  # a wrapper's step calls this one's
+                self.inner.append(optimizer)
+                own = []
+            else:
+                own = self._mine(optimizer)
             row = Row(optimizer, user_frames(innermost=True)[-1], own, [float(g["lr"]) if "lr" in g else None
                                                                         for g in optimizer.param_groups])
             self._now.rows.append(row)
@@ -367,6 +381,16 @@ class Watch:
             bad = [v.value for v in b.values if not math.isfinite(v.value)]
             if bad:
                 self.facts.add("loss", b.line, b.before, [b.name], value=bad[0], backward=b.number)
+
+
+def _runs(optimizer) -> bool:
+    """Whether this thread is inside a step of the optimizer."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _HOOKED and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _scalar(t):
