@@ -5,9 +5,12 @@ import math
 import threading
 import weakref
 
+import numpy as np
+
+from ..autograd.operands import wide
 from .gradients_watch import read
 
-__all__ = ["Backward", "Clip", "Entry", "Kept", "Mark", "Number", "Numbers", "Row", "together"]
+__all__ = ["Backward", "Clip", "Entry", "Kept", "Mark", "Number", "Numbers", "Row", "scalar", "together"]
 
 
 class Number:
@@ -37,6 +40,11 @@ class Numbers:
             waiting, self._waiting = self._waiting, []
         for number, value in zip(waiting, read([n.value for n in waiting]), strict=True):
             number.value = value
+
+
+def scalar(t):
+    """The value of a tensor of one element, which may change afterwards, as a 0-d array."""
+    return wide(t._array).reshape(()).astype(np.float64)
 
 
 def together(numbers) -> float:

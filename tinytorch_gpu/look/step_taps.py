@@ -2,14 +2,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import threading
 
 from ..amp import GradScaler
 from ..nn import utils
 from ..tensor import Tensor
+from .step_records import scalar
 
-__all__ = ["Taps"]
+__all__ = ["Taps", "compared"]
 
 LIMITS = ("max_norm", "clip_value", "norm_type", "total_norm")  # arguments of the functions of nn.utils
 
@@ -49,6 +51,16 @@ class Taps:
             if not Taps._listeners:
                 for owner, name, _ in _WRAPPERS:
                     setattr(owner, name, Taps._originals[name])
+
+
+def compared(limits, grads) -> tuple:
+    """(threshold, order of the norm or None, the 0-d array that is compared with it) of a call that clips."""
+    if "clip_value" in limits:
+        return float(limits["clip_value"]), math.inf, scalar(utils.get_total_norm(grads, math.inf))
+    if "total_norm" in limits:  # whatever it was computed of
+        return float(limits["max_norm"]), None, scalar(limits["total_norm"])
+    order = float(limits["norm_type"])
+    return float(limits["max_norm"]), order, scalar(utils.get_total_norm(grads, order))
 
 
 def _grads(parameters):

@@ -7,14 +7,10 @@ import threading
 import weakref
 from functools import partial
 
-import numpy as np
-
 from ..autograd.anomaly import user_frames
 from ..autograd.modes import is_grad_enabled
-from ..autograd.operands import wide
 from ..nn import BatchNorm1d, BatchNorm2d, Dropout
 from ..nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
-from ..nn.utils import get_total_norm
 from ..optim import SGD
 from ..optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ..tensor import Tensor
@@ -25,8 +21,8 @@ from .step_facts import Facts
 from .step_graphs import Graphs
 from .step_losses import apart, name_of, terms_of
 from .step_meet import Meetings
-from .step_records import Backward, Clip, Entry, Mark, Numbers, Row
-from .step_taps import Taps
+from .step_records import Backward, Clip, Entry, Mark, Numbers, Row, scalar
+from .step_taps import Taps, compared
 
 __all__ = ["Watch"]
 
@@ -169,7 +165,7 @@ class Watch:
                 scale, loss = self._scales.get(node, (None, None)) if node is not None else (None, None)
                 call.scale = scale if scale is not None else call.scale
                 if loss is None and t.numel() == 1:
-                    loss = self.numbers.of(_scalar(t))
+                    loss = self.numbers.of(scalar(t))
                 values += [] if loss is None else [loss]
             call.values = values
             if len(values) == len(tensors):
@@ -242,35 +238,21 @@ class Watch:
             if mine and all(e.used is not None and e.used.fits(e.tensor._grad) for e in mine):
                 self.facts.add("clip_late", line, step, [e.name for e in mine], function=function)
                 return
-            norms = {id(p): norm_of(p.grad._array) for p in there}
-            limit, norm_type = limits.get("max_norm"), limits.get("norm_type")
-            if "clip_value" in limits:
-                limit, norm_type = limits["clip_value"], math.inf
-                norm = _scalar(get_total_norm([p.grad for p in there], math.inf))
-            elif "total_norm" in limits and limits["total_norm"] is not None:  # whatever it was computed of
-                total = limits["total_norm"]
-                norm = _scalar(total) if isinstance(total, Tensor) else np.float64(total)
-            elif float(norm_type) == 2:
-                norm = None
-            else:
-                norm = _scalar(get_total_norm([p.grad for p in there], float(norm_type)))
-            if norm is None:
-                norm = _scalar(get_total_norm([p.grad for p in there]))
-            clip = Clip(function, line, float(limit), self.numbers.of(norm),
-                        None if norm_type is None else float(norm_type))
+            limit, norm_type, norm = compared(limits, [p.grad for p in there])
+            clip = Clip(function, line, limit, self.numbers.of(norm), norm_type)
             for e in mine:
                 scale = e.scaled_by()
                 if scale is not None:
                     clip.scaled.add(e)
                     clip.scale = scale
                 if e.before is None:
-                    e.before = self.numbers.of(norms[id(e.tensor)])
+                    e.before = self.numbers.of(norm_of(e.tensor._grad._array))
                     e.clip = clip
 
     def scaled(self, scaler, given, result) -> None:
         if result is not given and result.grad_fn is not None and given.numel() == 1:
             # the scaler's own scale changes in update()
-            self._scales[result.grad_fn] = (self.numbers.of(_scalar(scaler._scale)), self.numbers.of(_scalar(given)))
+            self._scales[result.grad_fn] = (self.numbers.of(scalar(scaler._scale)), self.numbers.of(scalar(given)))
 
     def unscaled(self, scaler, optimizer) -> None:
         for e in self._mine(optimizer):
@@ -319,7 +301,7 @@ class Watch:
 
     def _measure(self, row) -> None:
         scale = getattr(row.optimizer, "grad_scale", None)
-        row.scale = None if scale is None else self.numbers.of(_scalar(scale))
+        row.scale = None if scale is None else self.numbers.of(scalar(scale))
         for e in row.own:
             grad = e.tensor._grad
             if grad is None:
@@ -391,8 +373,3 @@ def _runs(optimizer) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _scalar(t):
-    """The value of a tensor of one element, which may change afterwards, as a 0-d array."""
-    return wide(t._array).reshape(()).astype(np.float64)
