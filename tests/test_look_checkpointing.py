@@ -15,9 +15,9 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
-from tinytorch_gpu.look.checkpointing import _judge
-from tinytorch_gpu.look.checkpointing_blocks import _repeats, checkpointed, found_blocks
-from tinytorch_gpu.look.checkpointing_run import _compare, ways_of
+from tinytorch_gpu.look.checkpointing.blocks import _repeats, checkpointed, found_blocks
+from tinytorch_gpu.look.checkpointing.checkpointing import _judge
+from tinytorch_gpu.look.checkpointing.run import _compare, ways_of
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.utils.checkpoint import checkpoint, checkpoint_sequential
 

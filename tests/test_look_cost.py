@@ -9,10 +9,10 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look
 from tinytorch_gpu.autograd.node import REGISTRY
-from tinytorch_gpu.look import ceiling as ceilings
-from tinytorch_gpu.look.ceiling import ceiling
-from tinytorch_gpu.look.cost import Cost, cost
-from tinytorch_gpu.look.cost_backward import backward_cost
+from tinytorch_gpu.look.cost import ceiling as ceilings
+from tinytorch_gpu.look.cost.backward import backward_cost
+from tinytorch_gpu.look.cost.ceiling import ceiling
+from tinytorch_gpu.look.cost.cost import Cost, cost
 from tinytorch_gpu.look.recorder import note_of
 from tinytorch_gpu.nn import functional as F
 
@@ -202,7 +202,7 @@ def test_sums_of_costs_and_what_is_unknown_in_them():
 def test_every_operator_of_the_library_has_a_rule():
     missing = [name for name, cls in REGISTRY.items() if cls.__module__.startswith("tinytorch_gpu.ops.")
                and cost(name, [(F32, (4, 4))] * 3, [(F32, (4, 4)), (F32, (4, 4))]).family == "unknown"]
-    assert not missing, f"add these to look/cost.py or look/cost_rules.py: {missing}"
+    assert not missing, f"add these to look/cost/cost.py or look/cost/rules.py: {missing}"
 
 
 def test_costs_of_a_recorded_network(rng):

@@ -16,9 +16,10 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import modes
 from tinytorch_gpu.autograd.operator import Operator
-from tinytorch_gpu.look import fusion, fusion_gain
-from tinytorch_gpu.look.cost import cost
-from tinytorch_gpu.look.fusion_products import cheapest
+from tinytorch_gpu.look import fusion
+from tinytorch_gpu.look.cost.cost import cost
+from tinytorch_gpu.look.fusion import gain as fusion_gain
+from tinytorch_gpu.look.fusion.products import cheapest
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.nn import hooks as module_hooks
 
@@ -202,7 +203,7 @@ def test_what_is_named_exists():
 
 
 def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
-    from tinytorch_gpu.look import fusion_softmax
+    from tinytorch_gpu.look.fusion import softmax as fusion_softmax
 
     x = randn(rng, 6, 8)
     run = lambda: written_softmax(x)  # noqa: E731

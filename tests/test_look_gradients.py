@@ -15,8 +15,8 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.amp import GradScaler
-from tinytorch_gpu.look.gradients_heat import bins, level
-from tinytorch_gpu.look.gradients_rule import verdict
+from tinytorch_gpu.look.gradients.heat import bins, level
+from tinytorch_gpu.look.gradients.rule import verdict
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.optim import optimizer as step_hooks
 

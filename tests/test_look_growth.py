@@ -15,7 +15,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
-from tinytorch_gpu.look.growth_fit import fit
+from tinytorch_gpu.look.growth.fit import fit
 
 
 def mlp(depth=3, width=64):

@@ -14,7 +14,7 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import modes
-from tinytorch_gpu.look.nan_watch import KEPT
+from tinytorch_gpu.look.nan.watch import KEPT
 from tinytorch_gpu.look.recorder import record
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.utils.checkpoint import checkpoint

@@ -12,7 +12,7 @@ from floors import changed, floors
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
-from tinytorch_gpu.look.ceiling import ceiling
+from tinytorch_gpu.look.cost.ceiling import ceiling
 
 
 @pytest.fixture(autouse=True)

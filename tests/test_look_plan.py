@@ -20,10 +20,10 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.autograd.modes import state
 from tinytorch_gpu.backend import threads
-from tinytorch_gpu.look import plan_model
-from tinytorch_gpu.look.plan_config import PRESETS
-from tinytorch_gpu.look.plan_model import Transformer, train_step
-from tinytorch_gpu.look.plan_step import predict
+from tinytorch_gpu.look.plan import model as plan_model
+from tinytorch_gpu.look.plan.config import PRESETS
+from tinytorch_gpu.look.plan.model import Transformer, train_step
+from tinytorch_gpu.look.plan.step import predict
 
 F = nn.functional
 SMALL = look.PlanConfig(layers=2, width=64, heads=4, vocabulary=512, context=64, batch=16)

@@ -19,7 +19,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.amp import GradScaler, autocast
 from tinytorch_gpu.look.batch import run_of
-from tinytorch_gpu.look.precision_scale import counts
+from tinytorch_gpu.look.precision.scale import counts
 from tinytorch_gpu.nn import hooks as module_hooks
 
 QUICK = dict(steps=2, repeats=1)

@@ -450,8 +450,8 @@ def test_products_are_those_that_pytorch_counts(torch, rng):
 
 
 def test_rates_are_costs_over_time_and_the_bound_is_the_longest(clock, monkeypatch):
-    from tinytorch_gpu.look import profile_table
-    from tinytorch_gpu.look.ceiling import Ceiling
+    from tinytorch_gpu.look.cost.ceiling import Ceiling
+    from tinytorch_gpu.look.profile import table as profile_table
 
     found = profile_table.Sum()
     found.applications, found.flops, found.bytes, found.dtypes["float32"] = 3, 600.0, 90, 3
@@ -495,7 +495,7 @@ def test_products_of_a_dtype_without_a_ceiling_are_told():
 
 
 def test_the_ceilings_are_measured_ones():
-    from tinytorch_gpu.look.ceiling import ceiling
+    from tinytorch_gpu.look.cost.ceiling import ceiling
 
     with look.profile() as p:
         _ = tt.ones(3) + 1
@@ -560,7 +560,7 @@ def test_the_host_alone_has_no_device_times():
 
 
 def _heads(p):
-    from tinytorch_gpu.look.profile_text import tables_of
+    from tinytorch_gpu.look.profile.text import tables_of
 
     return [c for _, head, _ in tables_of(p.data) for c in head]
 
@@ -651,7 +651,7 @@ def test_threads_have_rows_of_their_own(clock):
 
 
 def test_a_long_run_keeps_its_sums_and_the_first_spans(monkeypatch):
-    for name in ("profile", "profile_data", "profile_watch"):
+    for name in ("profile.profile", "profile.data", "profile.watch"):
         monkeypatch.setattr(sys.modules[f"tinytorch_gpu.look.{name}"], "KEPT", 10)
     x = tt.ones(2)
     with look.profile() as p:

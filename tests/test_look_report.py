@@ -20,7 +20,7 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import engine, modes
 from tinytorch_gpu.examples import gpt, run
-from tinytorch_gpu.look import report_record
+from tinytorch_gpu.look.report import record as report_record
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.optim import optimizer as step_hooks
 

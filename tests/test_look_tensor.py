@@ -15,7 +15,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
-from tinytorch_gpu.look.tensor_layout import Layout, layout_of, share_elements
+from tinytorch_gpu.look.tensor.layout import Layout, layout_of, share_elements
 
 
 def host(t):
@@ -188,7 +188,7 @@ def test_pieces_of_a_large_tensor_are_put_together(monkeypatch, rng):
     a[3, 4], a[12, 0] = np.nan, np.inf
     t = tt.tensor(a)
     whole = look.tensor(t).data["values"]
-    monkeypatch.setattr(sys.modules["tinytorch_gpu.look.tensor_figures"], "PIECE", 10)
+    monkeypatch.setattr(sys.modules["tinytorch_gpu.look.tensor.figures"], "PIECE", 10)
     parts = look.tensor(t).data["values"]
     assert (parts["nan"], parts["inf"], parts["zeros"]) == (1, 1, 0) and math.isnan(parts["min"])
     for key in whole:

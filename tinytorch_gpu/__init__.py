@@ -67,7 +67,7 @@ _LATE = {
 @_attach("_repr_html_")  # here, above all floors: Tensor's own must not know of look, which loads with the first cell
 def _cell(*tensor) -> str:
     """A notebook's cell: the text, and `look.tensor` folded below it."""
-    return importlib.import_module(f"{__name__}.look.tensor").cell(*tensor)  # no variable of ours may name it
+    return importlib.import_module(f"{__name__}.look.tensor.tensor").cell(*tensor)  # no variable of ours may name it
 
 
 def __getattr__(name):

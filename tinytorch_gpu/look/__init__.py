@@ -9,26 +9,26 @@ Nothing below imports this package, and nothing of it stays behind: recording en
 """
 from __future__ import annotations
 
-from .checkpointing import Checkpointing, checkpointing
-from .explain import Explanation, explain
-from .fusion import Fusion, fusion
-from .gradients import Gradients, gradients
-from .graph import Graph, graph
-from .growth import Growth, growth
-from .memory import Memory, memory
-from .nan import Nan, nan
-from .nvtx import nvtx
-from .overhead import Overhead, overhead
-from .plan import Plan, plan
-from .plan_config import PlanConfig
-from .precision import Precision, precision
-from .profile import Profile, profile
+from .checkpointing.checkpointing import Checkpointing, checkpointing
+from .trace.explain import Explanation, explain
+from .fusion.fusion import Fusion, fusion
+from .gradients.gradients import Gradients, gradients
+from .graph.graph import Graph, graph
+from .growth.growth import Growth, growth
+from .memory.memory import Memory, memory
+from .nan.nan import Nan, nan
+from .profile.nvtx import nvtx
+from .overhead.overhead import Overhead, overhead
+from .plan.plan import Plan, plan
+from .plan.config import PlanConfig
+from .precision.precision import Precision, precision
+from .profile.profile import Profile, profile
 from .recorder import record
-from .report import Report, report
-from .report_record import Recording
-from .step import Step, step
-from .tensor import TensorView, tensor
-from .trace import Trace, trace
+from .report.report import Report, report
+from .report.record import Recording
+from .step.step import Step, step
+from .tensor.tensor import TensorView, tensor
+from .trace.trace import Trace, trace
 from .view import View
 
 __all__ = [

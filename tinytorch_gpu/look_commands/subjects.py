@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from ..look.memory_holders import visit_locals
+from ..look.memory.holders import visit_locals
 from ..nn import Module, ModuleDict
 from ..optim import Optimizer
 from ..tensor import Tensor

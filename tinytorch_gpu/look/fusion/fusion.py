@@ -1,0 +1,350 @@
+"""`look.fusion(...)`: what could run as one operator, what it would move and take less, and what it really gains."""
+from __future__ import annotations
+
+import html
+
+from ...tensor import Tensor
+from .. import page
+from ..chart import Bars
+from ..cost.ceiling import Ceiling, ceiling
+from ..graph.collect import short_file
+from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, with_notes, wrap
+from ..view import View
+from .call import of_call
+from .gain import forecast, measure, of_finding
+from .patterns import findings
+from .search import OWN, Finding
+from .steps import Program, of_graph
+
+__all__ = ["Fusion", "fusion"]
+
+SHOWN, DRAWN = 24, 8  # findings of the text, those with bars; all are in the data
+
+
+def fusion(what, *args, measure: bool = False) -> Fusion:
+    """What could be fused in a recorded graph, or in what a function runs: with predictions, and measured if asked.
+
+        with look.record():
+            loss = model(x).square().mean()
+        look.fusion(loss).print()
+
+        look.fusion(lambda: model(x).square().mean(), measure=True).print()
+
+    `what`: a Tensor, or a list of them, whose forward ran under `look.record()`; or a function, which is called once
+    with `args` (a Module too). Of a function everything is seen that it runs in this thread, also without gradients,
+    such as the update of parameters in a loop; all its arrays stay until the view is made.
+
+    It finds attention, normalization, softmax and cross entropy that are written out; a sum before a normalization;
+    optimizers written as a loop; products with bias and activation; chains of products in another order than the
+    cheapest; dropout and residual; chains of elementwise operators, into a reduction or not. An operator belongs to
+    one finding, the largest. Only forward is looked at: what a backward saves by it is not counted.
+
+    Predicted are the bytes that each operator must move, and that the fused one must, and the time of both at the copy
+    bandwidth, the speed of products and the cost of a launch, which are measured on the device once in a process.
+    `measure=True` runs each finding as it is and as the operator of this package on the same arrays, in turn, and
+    compares the results.
+
+    Raises: TypeError for what is neither, ValueError for a tensor without a graph, for `measure` of a graph (which no
+    longer has its arrays) and for a function that applies no operator.
+    """
+    if isinstance(what, (Tensor, list, tuple)):
+        if args:
+            raise TypeError(f"[fusion] {count_of(len(args), 'argument')} given beside a Tensor: arguments belong to a "
+                            "function")
+        if measure:
+            raise ValueError("[fusion] measure=True needs the arrays, which a recorded graph no longer has: give a "
+                             "function, look.fusion(lambda: loss_of(batch), measure=True)")
+        program = of_graph(what)
+    elif callable(what):
+        program = of_call(what, args)
+    else:
+        raise TypeError(f"[fusion] expected a Tensor that was computed, a list of them, or a function, got "
+                        f"{type(what).__name__}")
+    return Fusion(program, measure, what)
+
+
+class Fusion(View):
+    """The view of `look.fusion`. `data`: "findings" in the order of the program, "total", "ceiling", "missing"."""
+
+    def __init__(self, program: Program, measured: bool, what):
+        top = ceiling(program.device)
+        found = findings(program)
+        self.data = _data(program, found, top, measured, isinstance(what, (Tensor, list, tuple)))
+
+    def __repr__(self):
+        return (f"<look.fusion: {count_of(len(self.data['findings']), 'finding')} in "
+                f"{count_of(self.data['total']['steps'], 'operator')}>")
+
+    # text
+
+    def lines(self, paper: Paper) -> list[str]:
+        d = self.data
+        lines: list[str] = []
+        for k, sentence in enumerate(_sentences(d)):
+            lines += wrap(paper, sentence, "" if k == 0 else "  ")
+        groups = _groups(d)
+        hidden: list[str] = []
+        if groups:
+            head, rows = _table(groups[:SHOWN], paper)
+            body, hidden = table(paper, head, rows)
+            lines += ["", *body]
+            if len(groups) > SHOWN:
+                lines.append(f"and {len(groups) - SHOWN:,} more, in data and .html")
+            for f, count in groups[:SHOWN]:
+                first, *more = _details(f, count, paper)
+                lines += ["", *wrap(paper, first, "   ")]
+                for text in more:
+                    lines += ["   " + line for line in wrap(_narrow(paper), text, "  ")]
+            lines += ["", *self._bars(groups[:DRAWN]).lines(paper), ""]
+            for sentence in _potential(d):
+                lines += wrap(paper, sentence, "  ")
+        return lines + with_notes(paper, d["missing"], hidden)
+
+    def _bars(self, groups) -> Bars:
+        rows: list[tuple] = []
+        for f, _ in groups:
+            label = f"{f['id']} {f['kind']}"
+            for kind, side in (("predicted", f), ("measured", f["measured"])):
+                if side is not None:
+                    now, fused = (side[k] if kind == "measured" else side[k]["seconds"] for k in ("now", "fused"))
+                    rows += [(label if kind == "predicted" else "", [(kind, now)], "as it is"),
+                             ("", [(kind, fused)], "fused")]
+        return Bars("time of one of each", rows, time_of)
+
+    # files
+
+    def page(self) -> str:
+        d = self.data
+        first, *others = _sentences(d)
+        parts = [f"<header><h1>{html.escape(first)}</h1></header>", "<main>"]
+        parts += [f"<p>{html.escape(s)}</p>" for s in others]
+        groups = _groups(d)
+        if groups:
+            paper = Paper(width=400)
+            head, rows = _table(groups, paper)
+            parts += [page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
+            parts += [self._bars(groups[:SHOWN]).drawing().svg()]
+            for f, count in groups:
+                title, *more = _details(f, count, paper)
+                parts += [f"<h2>{html.escape(title)}</h2>", "<ul>", *[f"<li>{html.escape(m)}</li>" for m in more],
+                          "</ul>"]
+            parts += [f"<p>{html.escape(s)}</p>" for s in _potential(d)]
+        parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
+        return page.page("look.fusion", "\n".join([*parts, "</main>"]))
+
+    def _picture(self):
+        groups = _groups(self.data)
+        if not groups:
+            raise ValueError("[save] there is nothing to draw: nothing was found to fuse")
+        return self._bars(groups[:SHOWN]).drawing()
+
+    def to_svg(self) -> str:
+        """Times as they are and fused, as bars. Raises: ValueError where nothing was found."""
+        return self._picture().svg()
+
+    def to_png(self) -> bytes:
+        return self._picture().png()
+
+
+# sentences
+
+
+def _sentences(d) -> list[str]:
+    t, c = d["total"], d["ceiling"]
+    found = len(d["findings"])
+    count = count_of(t["steps"], "operator")
+    first = (f"fusion: {count_of(found, 'finding')} in {count}" if found
+             else f"nothing to fuse in {count}: no result is read by one operator alone that could join it")
+    speeds = (f"ceilings of {c['device']}, measured: {c['bandwidth'] / 1e9:.3g} GB/s copied (read + written), "
+              f"{time_of(c['launch'])} for a launch, {c['products']['float32'] / 1e9:.4g} GFLOP/s in products of "
+              "float32")
+    return [first, speeds, *([c["note"]] if c["note"] else [])]
+
+
+def _potential(d) -> list[str]:
+    """What all of it would take off the predicted time."""
+    t = d["total"]
+    whole = t["seconds"] or 1.0
+    launches = f"{t['launches']:,} launches" if t["launches"] != 1 else "1 launch"
+    text = f"total: {launches} and {size_of(t['bytes'])} take {time_of(t['seconds'])} as they are (predicted)"
+    if t["gain"]:
+        text += f"; operators of this package take off {time_of(t['gain'])} ({t['gain'] / whole:.0%})"
+    if t["gain_of_own"]:
+        text += (f"; kernels of your own {'another ' if t['gain'] else 'would take off '}"
+                 f"{time_of(t['gain_of_own'])} ({t['gain_of_own'] / whole:.0%})")
+    found = [text]
+    measured = [f["measured"] for f in d["findings"] if f["measured"] is not None and f["measured"]["agrees"]]
+    if measured:
+        pairs = [(f["measured"]["gain"], f["gain"]) for f in d["findings"]
+                 if f["measured"] is not None and f["measured"]["agrees"]]
+        found.append(f"measured, one of each: {time_of(sum(p[0] for p in pairs))} taken off "
+                     f"where {time_of(sum(p[1] for p in pairs))} were predicted")
+        if not d["ceiling"]["gpu"]:
+            found.append("the prediction is of a kernel that makes one pass; without a GPU the operators run their "
+                         "formulas, of several passes, and small arrays stay in the cache")
+    return found
+
+
+def _groups(d) -> list[tuple[dict, int]]:
+    """The findings without their repetitions, with how many there are of each; those that save most bytes first."""
+    counts: dict[int, int] = {}
+    for f in d["findings"]:
+        counts[f["like"]] = counts.get(f["like"], 0) + 1
+    found = [(f, counts[f["id"]]) for f in d["findings"] if f["like"] == f["id"]]
+    return sorted(found, key=lambda x: -_saved(x[0]) * x[1])
+
+
+def _saved(f) -> int:
+    return (f["now"]["bytes"] or 0) - (f["fused"]["bytes"] or 0)
+
+
+def _table(groups, paper):
+    head = [Column("", right=True), Column("found", least=16), Column(paper.times, right=True, keep=1),
+            Column("bytes", right=True), Column("fused", right=True), Column("FLOP/B", right=True, keep=4, rule=True),
+            Column("fused FLOP/B", right=True, keep=5), Column("predicted", right=True, rule=True),
+            Column("fused", right=True), Column("gain", right=True, keep=2),
+            Column("measured", right=True, keep=3)]
+    rows = []
+    for f, count in groups:
+        m = f["measured"]
+        rows.append([
+            str(f["id"]), f["kind"], str(count) if count > 1 else "", size_of(f["now"]["bytes"]),
+            size_of(f["fused"]["bytes"]), figure(f["now"]["intensity"]), figure(f["fused"]["intensity"]),
+            time_of(f["now"]["seconds"]), time_of(f["fused"]["seconds"]),
+            "" if f["speedup"] is None else f"{f['speedup']:.2g}x", "" if m is None else f"{m['speedup']:.2g}x"])
+    return head, rows
+
+
+def _details(f, count, paper) -> list[str]:
+    """Lines about one finding: where, what to use, how it is read, what was measured."""
+    where = []
+    if f["module"]:
+        where.append(f["module"])
+    if f["line"]:
+        where.append(f"{short_file(f['line']['file'])}:{f['line']['number']} {f['line']['source']}")
+    times = f", {count} times" if count > 1 else ""
+    lines = [f"{f['id']} {f['kind']}: {_names(f['operators'], paper)}{times}"]
+    lines += ["in " + ", ".join(where)] if where else []
+    lines.append(f"reads {_some(f['reads'])}; writes {_some(f['writes'])}")
+    lines.append("use " + (f["use"] or OWN))
+    shares = [f"{name} {'<1%' if a['share'] < 0.005 else format(a['share'], '.0%')}"
+              for name, a in f["access"].items() if a["bytes"]]
+    lines.append(f"bytes moved now: {', '.join(shares)}; launches {f['now']['launches']} {paper.to} "
+                 f"{f['fused']['launches']}")
+    lines += f["notes"]
+    m = f["measured"]
+    if m is not None:
+        values = (f"values differ by at most {m['difference']:.1g} of the largest" if m["agrees"] else
+                  f"values DIFFER by {m['difference']:.2g} of the largest: do not replace")
+        predicted = "" if f["speedup"] is None else f", predicted {f['speedup']:.2g}x"
+        lines.append(f"measured {time_of(m['now'])} {paper.to} {time_of(m['fused'])}, {m['speedup']:.2g}x{predicted}; "
+                     f"{values}")
+    elif f["unmeasured"]:
+        lines.append(f["unmeasured"])
+    return lines
+
+
+def _names(operators, paper) -> str:
+    """The operators in order, short where they repeat."""
+    for period in range(1, 1 + len(operators) // 2):
+        times = len(operators) // period
+        if operators == operators[:period] * times and times > 2:
+            return f"({', '.join(operators[:period])}) {paper.times}{times}"
+    runs: list[list] = []
+    for name in operators:
+        if runs and runs[-1][0] == name:
+            runs[-1][1] += 1
+        else:
+            runs.append([name, 1])
+    words = [name if n == 1 else f"{name} {paper.times}{n}" for name, n in runs]
+    return ", ".join(words if len(words) <= 16 else [*words[:15], f"{len(words) - 15} more"])
+
+
+def _some(shapes) -> str:
+    return ", ".join(shapes if len(shapes) <= 8 else [*shapes[:6], f"{len(shapes) - 6} more"])
+
+
+def _narrow(paper: Paper) -> Paper:
+    """Paper for what is indented."""
+    made = object.__new__(Paper)
+    made.__dict__.update(paper.__dict__)
+    made.width = paper.width - 3
+    return made
+
+
+# data
+
+
+def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, graph: bool) -> dict:
+    rows: list[dict] = []
+    seen: dict[tuple, int] = {}
+    for number, finding in enumerate(found, 1):
+        module, line = _where(finding)
+        row = {
+            "id": number, "kind": finding.kind, "operators": [s.name for s in finding.steps],
+            "steps": [s.number for s in finding.steps], "module": module, "line": line, "use": finding.use,
+            "reads": [shape_of(v.array.dtype, v.shape) for v in finding.reads],
+            "writes": [shape_of(v.array.dtype, v.shape) for v in finding.writes],
+            "notes": [n for n in finding.notes if n != OWN], "unmeasured": None, **of_finding(finding, top),
+        }
+        key = (finding.kind, tuple(row["operators"]), tuple(row["reads"]), tuple(row["writes"]), finding.use,
+               tuple(finding.notes))
+        row["like"] = seen.setdefault(key, number)
+        rows.append(row)
+        if measured and row["like"] == number:
+            row["measured"] = measure(finding, program.device)
+            if row["measured"] is None:
+                row["unmeasured"] = ("not measured: there is no operator to measure" if finding.use is None else
+                                     "not measured: its constants are not known")
+            elif not row["measured"]["agrees"]:
+                row["gain"] = 0.0
+    total = forecast(program, rows, top)
+    return {
+        "view": "fusion", "source": "graph" if graph else "call", "findings": rows, "total": total,
+        "ceiling": {"device": top.device, "gpu": top.gpu, "bandwidth": top.bandwidth, "launch": top.launch,
+                    "products": dict(top.products), "note": top.note},
+        "missing": _missing(program, rows, measured, graph),
+    }
+
+
+def _where(finding) -> tuple[str | None, dict | None]:
+    """The innermost module around all steps that were called in one, and the line of the last step."""
+    places = [s.place for s in finding.steps if s.place is not None]
+    name = None
+    if places:
+        chains = [_chain(p) for p in places]
+        common = [p for p in chains[0] if all(any(q is p for q in c) for c in chains)]
+        if common:
+            p = common[0]
+            name = f"{p.name} ({p.kind})" if p.name else p.kind
+    lines = [s.line for s in finding.steps if s.line is not None]
+    return name, lines[-1] if lines else None
+
+
+def _chain(place) -> list:
+    found = []
+    while place is not None:
+        found.append(place)
+        place = place.parent
+    return found
+
+
+def _missing(program, rows, measured, graph) -> list[str]:
+    notes = []
+    if graph:
+        unnoted = sum(s.frame is None for s in program.steps)
+        if unnoted:
+            notes.append(f"operands without gradients, lines and modules of {unnoted} of "
+                         f"{count_of(len(program.steps), 'operator')} are not known, and some chains are not seen: run "
+                         "the forward inside `with look.record():`")
+        notes.append("of a graph uses outside of it, updates under no_grad() and measured times are not known: give a "
+                     "function, look.fusion(lambda: ..., measure=True)")
+    elif not measured and any(f["use"] for f in rows):
+        notes.append("gains are predicted: measure=True runs both ways")
+    unknown = sorted(set(program.unknown))
+    if unknown:
+        notes.append(f"what these compute is not known, they count as a launch: {', '.join(unknown[:6])}"
+                     + (" and more" if len(unknown) > 6 else ""))
+    if rows:
+        notes.append("forward only; a fused operator keeps less for its backward, which is not counted")
+    return notes

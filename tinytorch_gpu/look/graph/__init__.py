@@ -1,0 +1,1 @@
+"""`look.graph(loss)`: the graph that produced a tensor, forward beside backward."""

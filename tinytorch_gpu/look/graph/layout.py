@@ -1,0 +1,290 @@
+"""Where the boxes and arrows of a graph's picture lie: each list of operators in layers, modules as boxes around."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..drawing import Drawing
+from ..terminal import count_of, figure, shape_of, size_of
+from .fold import Group, Item, Op, ids_of
+
+__all__ = ["layers", "layout", "with_leaves"]
+
+BOLD, PLAIN, LINE = 8.0, 6.8, 15  # pixels of a letter of the names and of the rest, rather too many, and of a line
+PAD, GAP_X, GAP_Y, TITLE = 9, 26, 40, 22
+
+
+def with_leaves(tree, data, opened) -> list[Item]:
+    """The tree as it is drawn: closed groups without what is in them, open repeats by their first part, each leaf in
+    the innermost list that holds all who use it."""
+    users: dict[int, list[int]] = {n["id"]: [] for n in data["nodes"] if n["kind"] == "leaf"}
+    for n in data["nodes"]:
+        for e in n["inputs"]:
+            if e["node"] in users:
+                users[e["node"]].append(n["id"])
+    paths: dict[int, tuple] = {}
+    hidden: dict[int, Group] = {}  # operators of closed groups and of the later parts of open repeats
+
+    def copy(items, path):
+        found: list[Item] = []
+        for item in items:
+            if isinstance(item, Op):
+                paths[item.id] = path
+                found.append(item)
+            else:
+                shown = item in opened
+                g = Group(item.kind, item.label, item.name, [], item.parts or [item.items], shown)
+                if shown:
+                    g.items = copy(item.items, (*path, g))
+                for i in ids_of(item):
+                    if i not in paths:
+                        paths[i], hidden[i] = path, g
+                found.append(g)
+        return found
+
+    top = copy(tree, ())
+    for leaf, by in users.items():
+        if len({id(hidden.get(u)) for u in by}) == 1 and by[0] in hidden:
+            continue  # it is hidden with all who use it
+        shared = []
+        for level in zip(*(paths[u] for u in by)):
+            if any(g is not level[0] for g in level):
+                break
+            shared.append(level[0])
+        (shared[-1].items if shared else top).insert(0, Op(leaf))
+    return top
+
+
+def _inside(item):
+    """Operators and leaves in an item as it is drawn."""
+    if isinstance(item, Op):
+        return [item.id]
+    found = list(ids_of([p for part in item.parts for p in part]))
+    stack = list(item.items)
+    while stack:
+        top = stack.pop()
+        if isinstance(top, Op):
+            found.append(top.id)
+        else:
+            stack += top.items
+    return found
+
+
+def layers(members, nodes) -> list[list[int]]:
+    """Places of the items of a list by layer: each below all that it needs, leaves right above their first user.
+
+    `members` are the numbers of the operators and leaves in each item, `nodes` the nodes by number.
+    """
+    place = {i: k for k, member in enumerate(members) for i in member}
+    pairs: dict[tuple[int, int], None] = {}
+    for i, k in place.items():
+        for e in nodes[i]["inputs"]:
+            j = place.get(e["node"])
+            if j is not None and j != k:
+                pairs.setdefault((j, k))
+    before: dict[int, list[int]] = {k: [] for k in range(len(members))}
+    after: dict[int, list[int]] = {k: [] for k in range(len(members))}
+    for j, k in pairs:
+        before[k].append(j)
+        after[j].append(k)
+    leaf = [len(m) == 1 and nodes[m[0]]["kind"] == "leaf" for m in members]
+    order = sorted(range(len(members)), key=lambda k: (not leaf[k], min(members[k])))
+    rank = {k: n for n, k in enumerate(order)}
+    depth: dict[int, int] = {}
+    for k in order:
+        depth[k] = max((depth[j] + 1 for j in before[k] if rank[j] < rank[k]), default=0)
+    for k in order:
+        if leaf[k] and after[k]:
+            depth[k] = min(depth[a] for a in after[k]) - 1
+    found: list[list[int]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for k in order:
+        found[depth[k]].append(k)
+    position = {k: n for row in found for n, k in enumerate(row)}
+    for sweep in range(4):
+        near = before if sweep % 2 == 0 else after
+        for row in found if sweep % 2 == 0 else reversed(found):
+            centre = {k: sum(position[j] / max(1, len(found[depth[j]])) for j in near[k]) / len(near[k]) if near[k]
+                      else (position[k] + 0.5) / len(row) for k in row}
+            row.sort(key=lambda k: centre[k])
+            position.update({k: n for n, k in enumerate(row)})
+    return found
+
+
+@dataclass
+class _Box:
+    item: Item
+    width: float
+    height: float
+    x: float = 0.0
+    y: float = 0.0
+    inner: list[_Box] = field(default_factory=list)
+
+
+def layout(view, opened) -> Drawing:
+    """The picture of a `Graph`, as boxes, arrows and texts."""
+    tree = with_leaves(view.tree, view.data, opened)
+    boxes, width, height = _arrange(view, tree)
+    title = view._summary()
+    drawing = Drawing(max(width + 2 * PAD, len(title) * 8.9 + 2 * PAD, 420), height + 2 * PAD + 3 * LINE)
+    drawing.text(PAD, LINE + 2, title, "title")
+    drawing.text(PAD, 2 * LINE + 6, "forward: value and its norm", "forward")
+    drawing.text(PAD + 190, 2 * LINE + 6, "backward: norm of the gradient", "backward")
+    _shift(boxes, (drawing.width - width) / 2, PAD + 3 * LINE)
+    where: dict[int, _Box] = {}
+    _paint(view, drawing, boxes, where)
+    _arrows(view, drawing, where)
+    return drawing
+
+
+def _arrange(view, items):
+    boxes = []
+    for item in items:
+        if isinstance(item, Op):
+            texts = _texts(view, item)
+            boxes.append(_Box(item, _width(texts) + 2 * PAD, len(texts) * LINE + PAD))
+        elif item.open:
+            inner, width, height = _arrange(view, item.items)
+            box = _Box(item, max(width, _width([_title(item)])) + 2 * PAD, height + TITLE + 2 * PAD, inner=inner)
+            _shift(inner, (box.width - width) / 2, TITLE + PAD)
+            boxes.append(box)
+        else:
+            boxes.append(_Box(item, _width(_closed(view, item)) + 2 * PAD, len(_closed(view, item)) * LINE + PAD))
+    rows = [[boxes[k] for k in row] for row in layers([_inside(i) for i in items], view.nodes)]
+    total = max((sum(b.width for b in row) + GAP_X * (len(row) - 1) for row in rows), default=0)
+    y = 0.0
+    for row in rows:
+        x = (total - sum(b.width for b in row) - GAP_X * (len(row) - 1)) / 2
+        high = max(b.height for b in row)
+        for b in row:
+            leaf = isinstance(b.item, Op) and view.nodes[b.item.id]["kind"] == "leaf"
+            b.x, b.y = x, y + (high - b.height) / (1 if leaf else 2)
+            x += b.width + GAP_X
+        y += high + GAP_Y
+    return boxes, total, max(0.0, y - GAP_Y)
+
+
+def _width(texts) -> float:
+    """Of a name and lines below it."""
+    return max(len(texts[0]) * BOLD, *(len(t) * PLAIN for t in texts))
+
+
+def _shift(boxes, x, y) -> None:
+    for b in boxes:
+        b.x += x
+        b.y += y
+
+
+def _title(group) -> str:
+    count = f" × {group.count}, the first:" if group.kind == "repeat" else ""
+    return f"{group.label}{count} {group.name}".strip()
+
+
+def _closed(view, group) -> list[str]:
+    ids = ids_of([i for part in group.parts for i in part])
+    held = [view.nodes[i]["saved_bytes"] for i in ids]
+    lines = [group.label + (f" × {group.count}" if group.kind == "repeat" else ""), group.name,
+             count_of(len(ids), "operator") + ("" if None in held else f", saves {size_of(sum(held))}")]
+    return [line for line in lines if line]
+
+
+def _texts(view, op) -> list[str]:
+    n = view.nodes[op.id]
+    first = n["outputs"][0]
+    name = n["name"] if n["kind"] == "leaf" else f"{n['name']} #{op.id} {op.name}".rstrip()
+    lines = [name, shape_of(first["dtype"], first["shape"])]
+    forward, backward = _norms(n)
+    if forward or backward:
+        lines.append(f"{forward}   {backward}")
+    return lines
+
+
+def _norms(n):
+    first = n["outputs"][0]
+    return tuple(f"{mark} {figure(first[key]['norm'])}" if first[key] else "" for mark, key in (
+        ("↓", "value"), ("↑", "gradient")))
+
+
+def _paint(view, drawing, boxes, where, x=0.0, y=0.0) -> None:
+    for b in boxes:
+        b.x += x
+        b.y += y
+        if isinstance(b.item, Op):
+            where[b.item.id] = b
+            n = view.nodes[b.item.id]
+            drawing.box(b.x, b.y, b.width, b.height, n["kind"], tip=_tip(n))
+            centre = b.x + b.width / 2
+            name, shape, *norms = _texts(view, b.item)
+            drawing.text(centre, b.y + LINE, name, "name", "middle")
+            drawing.text(centre, b.y + 2 * LINE, shape, "shape", "middle")
+            if norms:
+                forward, backward = _norms(n)
+                drawing.text(b.x + PAD, b.y + 3 * LINE, forward, "forward")
+                drawing.text(b.x + b.width - PAD, b.y + 3 * LINE, backward, "backward", "end")
+        elif b.item.open:
+            drawing.box(b.x, b.y, b.width, b.height, b.item.kind + "-open")
+            drawing.text(b.x + PAD, b.y + LINE + 1, _title(b.item), "name")
+            _paint(view, drawing, b.inner, where, b.x, b.y)
+            for i in _inside(b.item):  # the parts of a repeat that are not drawn
+                where.setdefault(i, b)
+        else:
+            drawing.box(b.x, b.y, b.width, b.height, b.item.kind)
+            for k, text in enumerate(_closed(view, b.item), 1):
+                drawing.text(b.x + b.width / 2, b.y + k * LINE, text, "name" if k == 1 else "shape", "middle")
+            for i in _inside(b.item):
+                where[i] = b
+
+
+def _tip(n) -> str:
+    line = n.get("line")
+    return f"{line['file']}:{line['number']}\n{line['source']}" if line else ""
+
+
+def _arrows(view, drawing, where) -> None:
+    edges: dict[tuple[int, int], tuple] = {}
+    for n in view.data["nodes"]:
+        for e in n["inputs"]:
+            a, b = where.get(e["node"]), where[n["id"]] if n["inputs"] else None
+            if a is None:
+                continue
+            if a is not b and not _around(a, b) and not _around(b, a):
+                known = edges.get((id(a), id(b)))
+                edges[id(a), id(b)] = (a, b, e["gradient"] if known is None else None)
+    arriving: dict[int, list] = {}
+    leaving: dict[int, list] = {}
+    for a, b, _ in edges.values():
+        arriving.setdefault(id(b), []).append(a)
+        leaving.setdefault(id(a), []).append(b)
+    solid = {id(box): box for box in where.values() if isinstance(box.item, Op) or not box.item.open}
+    taken: dict[int, int] = {}  # arrows that run in a lane already
+    for a, b, gradient in edges.values():
+        x1, y1 = _port(a, leaving[id(a)], b), a.y + a.height
+        x2, y2 = _port(b, arriving[id(b)], a), b.y
+        lane = None
+        if y2 - y1 > 2.2 * GAP_Y:  # past other boxes
+            lane = _lane(x1, y1, x2, y2, [o for o in solid.values() if o is not a and o is not b])
+            beside = taken.get(round(lane), 0)
+            taken[round(lane)] = beside + 1
+            lane += 14 * beside
+        drawing.arrow(x1 - 3, y1, x2 - 3, y2, "forward", None if lane is None else lane - 3)
+        drawing.arrow(x2 + 3, y2, x1 + 3, y1, "backward", None if lane is None else lane + 3)
+        if gradient:  # nearer to the reader: curves cross in the middle
+            x, t = (x1 + (x2 - x1) * 0.8, 0.7) if lane is None else (lane, 0.5)
+            drawing.text(x + 7, y1 + t * (y2 - y1) + 3, figure(gradient["norm"]), "edge")
+
+
+def _lane(x1, y1, x2, y2, boxes) -> float:
+    """An x where a vertical line meets no box, as near to both ends as there is one."""
+    between = [b for b in boxes if b.y < y2 - 20 and b.y + b.height > y1 + 20]
+    able = [x1, x2, (x1 + x2) / 2] + [x for b in between for x in (b.x - 14, b.x + b.width + 14)]
+    free = [x for x in able if all(not b.x - 9 < x < b.x + b.width + 9 for b in between)]
+    return min(free, key=lambda x: (abs(x - x1) + abs(x - x2), x))
+
+
+def _around(outer, inner) -> bool:
+    return (outer.x <= inner.x and outer.y <= inner.y and outer.x + outer.width >= inner.x + inner.width
+            and outer.y + outer.height >= inner.y + inner.height)
+
+
+def _port(box, others, other) -> float:
+    ranked = sorted(others, key=lambda o: (o.x + o.width / 2, id(o)))
+    k = next(i for i, o in enumerate(ranked) if o is other)
+    return box.x + box.width * (k + 1) / (len(ranked) + 1)

@@ -1,0 +1,237 @@
+"""`look.explain(op)`: what an operator computes and what its gradient is, from its docstring and its own rule."""
+from __future__ import annotations
+
+import difflib
+import html
+import inspect
+import re
+import textwrap
+
+import numpy as np
+
+from ...autograd.function import Function, _FunctionNode
+from ...autograd.modes import enable_grad
+from ...autograd.node import REGISTRY, Node
+from ...autograd.operator import Operator
+from ...backend.device import backend_for, get_default_device
+from ...tensor import Tensor, make
+from .. import page
+from ..drawing import Drawing
+from ..terminal import Paper, columns, wrap
+from ..view import View
+from .rule import expression, input_names, key, rule_of, spoken
+
+__all__ = ["Explanation", "explain"]
+
+
+def explain(op) -> Explanation:
+    """An operator: its docstring, its forward, the gradient of each input, the source of its rule, a drawing.
+
+    `op` is a name ("Tanh", "log_softmax"), an operator's or Function's class, a function of that name (tt.tanh), or a
+    Tensor or a `grad_fn`, whose operator is meant with its options. Formulas are read off the rule: of the given node,
+    or of one made from small numbers where the operator needs no options; else `data["note"]` says how to get them.
+
+    Raises: ValueError for an unknown name and for a Tensor without a graph, TypeError for anything else.
+    """
+    if isinstance(op, Tensor):
+        if op.grad_fn is None:
+            raise ValueError("[explain] the tensor has no grad_fn: give one that was computed with gradients, or a "
+                             "name")
+        op = op.grad_fn
+    if isinstance(op, Node):
+        return _explained(op.function if isinstance(op, _FunctionNode) else type(op), op, rule_of(op))
+    if inspect.isclass(op) and issubclass(op, Function):
+        return _explained(op, None, None, "a Function's backward is no formula")
+    cls = op if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
+    return _explained(cls, *_example(cls))
+
+
+def _named(op) -> type:
+    name = op if isinstance(op, str) else getattr(op, "__name__", None) if callable(op) else None
+    if name is None:
+        raise TypeError("[explain] expected an operator's name, class or function, a Tensor or a grad_fn, got "
+                        f"{type(op).__name__}")
+    known = {key(n): cls for n, cls in REGISTRY.items()}
+    if key(name) in known:
+        return known[key(name)]
+    near = difflib.get_close_matches(key(name), known, 3, 0.5)
+    hint = f"; near to it are {', '.join(known[n].__name__ for n in near)}" if near else ""
+    raise ValueError(f"[explain] no operator is called {name!r}{hint}; a function of several operators is shown by "
+                     "look.graph of its result")
+
+
+def _example(cls):
+    """(a node made from small numbers, its rule, "") or (None, None, why not)."""
+    if not cls.differentiable:
+        return None, None, "it has no gradient"
+    backend = backend_for(get_default_device())
+    for n in (1, 2, 3):
+        operands = []
+        for k in range(n):
+            t = make(backend.from_host(np.linspace(0.2, 0.6, 4).reshape(2, 2) + k / 8))
+            t._req = True
+            operands.append(t)
+        try:
+            with enable_grad():
+                out = cls.apply(*operands)
+        except Exception:  # another number of operands, or options: only its author knows all ways to refuse
+            out = None
+        node = out[0].grad_fn if isinstance(out, tuple) else None if out is None else out.grad_fn
+        rule = None if node is None else rule_of(node)
+        if rule is not None and any(rule.formulas):
+            return node, rule, ""
+    names = ", ".join(list(inspect.signature(cls.forward).parameters)[1:])
+    return None, None, (f"of its operands and options ({names}) no example can be made: give look.explain a Tensor "
+                        "that it computed")
+
+
+def _explained(cls, node, rule, why="") -> Explanation:
+    data: dict = {
+        "view": "explain", "name": node.name() if node is not None else cls.__name__,
+        "doc": inspect.cleandoc(cls.__doc__ or ""), "module": cls.__module__, "rule": _source(cls),
+        "inputs": [], "outputs": [], "forward": None, "gradients": [], "uses": {}, "note": why,
+    }
+    if node is not None:
+        data["inputs"], data["outputs"] = rule.inputs, rule.outputs
+        data["forward"] = f"{', '.join(rule.outputs)} = " + expression(
+            node.name(), [(name, 9) for name in input_names(node)], node)[0]
+        data["gradients"] = [{"input": name, "formula": formula, "needs": edge is not None}
+                             for name, formula, edge in zip(rule.inputs, rule.formulas, node.edges)]
+        data["note"] = rule.why
+        for used in sorted(set(re.findall(r"(\w+)\(", " ".join(f for f in rule.formulas if f)))):
+            other = REGISTRY.get(next((n for n in REGISTRY if key(n) == key(used)), ""))
+            if other is not None and used.endswith("_backward"):  # the names of others say what they do
+                data["uses"][used] = inspect.cleandoc(other.__doc__ or "").split("\n")[0]
+    return Explanation(data)
+
+
+def _source(cls) -> str:
+    """The source of the rule, with the `derivative` that some rules are written by; "" where there is no file."""
+    parts = []
+    for name in ("backward", "derivative"):
+        method = getattr(cls, name, None)
+        if method is None or method is Operator.backward:
+            continue
+        try:
+            parts.append(textwrap.dedent(inspect.getsource(method)).rstrip())
+        except OSError:  # typed in, or run from a bundle without sources
+            return ""
+    return "\n\n".join(parts)
+
+
+class Explanation(View):
+    """The view of `look.explain`."""
+
+    def __init__(self, data: dict):
+        self.data = data
+
+    def __repr__(self):
+        return f"<look.explain: {self.data['name']}>"
+
+    def lines(self, paper: Paper) -> list[str]:
+        d = self.data
+        lines = [paper.strong(paper.clean(d["name"]))]
+        for paragraph in d["doc"].split("\n\n"):
+            lines += wrap(paper, paragraph)
+        drawn = self._drawn(paper)
+        if drawn:
+            lines += ["", *drawn]
+        if d["forward"]:
+            lines += ["", *wrap(paper, f"forward {paper.down}  {d['forward']}", "    ")]
+        for g in d["gradients"]:
+            if g["needs"]:
+                lines += wrap(paper, f"backward {paper.up}  {g['input']}: {g['formula'] or 'by its rule'}", "    ")
+        for name, doc in d["uses"].items():
+            lines += wrap(paper, f"{name}: {doc}", "    ")
+        if d["note"]:
+            lines += ["", *wrap(paper, f"{paper.dot} {d['note']}", "  ")]
+        if d["rule"]:
+            lines += ["", *wrap(paper, f"its rule, in {d['module']}:")]
+            lines += [paper.cut("    " + line, paper.width).rstrip() for line in d["rule"].splitlines()]
+        return lines
+
+    def _drawn(self, paper) -> list[str]:
+        """Inputs on the left, the operator in a box, gradients back along the same lines."""
+        rows = [(g["input"], _back(g)) for g in self.data["gradients"]]
+        if not rows:
+            return []
+        names = max(columns(name) for name, _ in rows)
+        back = max(columns(text) for _, text in rows)
+        box = columns(self.data["name"]) + 2
+        out = ", ".join(self.data["outputs"])
+        if names + back + box + max(4, columns(out)) + 13 > paper.width:
+            return []
+        lines = []
+        height = max(4, len(rows) * 2)
+        middle = height // 2
+        for k in range(height + 1):
+            if k == 0 or k == height:
+                edge = (paper.tl, paper.tr) if k == 0 else (paper.bl, paper.br)
+                lines.append(" " * (names + back + 5) + edge[0] + paper.h * box + edge[1])
+                continue
+            inside = f" {self.data['name']} " if k == middle else " " * box
+            name = rows[k // 2][0] if k % 2 and k // 2 < len(rows) else ""
+            way = f"{name:>{names}} {paper.h * (back + 3 - columns(paper.to))}{paper.to}" if name else ""
+            way += " " * (names + back + 5 - columns(way))
+            right = f"{paper.h * 2}{paper.to} {out}" if k == middle else ""
+            right = f"{paper.by}{paper.h * 2} grad" if k == middle + 1 and k < height else right
+            lines.append(f"{way}{paper.v}{inside}{paper.v}{right}".rstrip())
+        for k, (_, text) in enumerate(rows):
+            under = 2 * k + 2
+            line = f"{' ' * (names + 1)}{paper.by} {text}"
+            lines[under] = line + lines[under][columns(line):]
+        return lines
+
+    def to_svg(self) -> str:
+        """The drawing. Raises: ValueError for an operator of which no example could be made."""
+        return self._picture().svg()
+
+    def to_png(self) -> bytes:
+        return self._picture().png()
+
+    def _picture(self) -> Drawing:
+        d = self.data
+        if not d["gradients"]:
+            raise ValueError(f"[save] {d['name']} has no drawing: {d['note']}")
+        texts = [_back(g) for g in d["gradients"]]
+        left = max(len(g["input"]) for g in d["gradients"]) * 8 + 40
+        way = max(180, max(len(t) for t in texts) * 6.8 + 40)
+        high = 62.0 * len(texts)
+        wide = len(d["name"]) * 8 + 40
+        drawing = Drawing(left + way + wide + 160, high + 60)
+        drawing.text(10, 18, d["doc"].split("\n")[0], "title")
+        drawing.width = max(drawing.width, len(d["doc"].split("\n")[0]) * 8.9 + 20)
+        drawing.box(left + way, 36, wide, high, "operator")
+        drawing.text(left + way + wide / 2, 40 + high / 2, d["name"], "name", "middle")
+        for k, (g, text) in enumerate(zip(d["gradients"], texts)):
+            y = 36 + 62 * k + 31
+            drawing.box(10, y - 15, left - 20, 30, "leaf")
+            drawing.text(left / 2, y + 4, g["input"], "name", "middle")
+            drawing.line(left - 10, y - 6, left + way, y - 6, "forward")
+            if g["needs"]:
+                drawing.line(left + way, y + 6, left - 10, y + 6, "backward")
+                drawing.text(left + way / 2, y + 20, text, "backward", "middle")
+        end, y = left + way + wide, 36 + high / 2
+        drawing.line(end, y - 6, end + 70, y - 6, "forward")
+        drawing.line(end + 70, y + 6, end, y + 6, "backward")
+        drawing.text(end + 78, y - 2, ", ".join(d["outputs"]), "forward")
+        drawing.text(end + 78, y + 12, "grad", "backward")
+        return drawing
+
+    def page(self) -> str:
+        d = self.data
+        parts = [f"<header><h1>{html.escape(d['name'])}</h1></header>", "<main>"]
+        parts += [f"<p>{html.escape(p)}</p>" for p in d["doc"].split("\n\n")]
+        if d["gradients"]:
+            rows = [["forward", d["forward"]]]
+            rows += [[f"gradient of {g['input']}", g["formula"] or "by its rule"] for g in d["gradients"] if g["needs"]]
+            rows += [[name, doc] for name, doc in d["uses"].items()]
+            parts += [self.to_svg(), page.table(["", spoken(d["name"])], rows)]
+        parts += [f'<p class="soft">{html.escape(d["note"])}</p>'] if d["note"] else []
+        parts += [f"<h2>rule</h2>\n<pre>{html.escape(d['rule'])}</pre>"] if d["rule"] else []
+        return page.page(f"look.explain: {d['name']}", "\n".join([*parts, "</main>"]))
+
+
+def _back(g) -> str:
+    """What goes back to an input, in words."""
+    return g["formula"] or "by its rule" if g["needs"] else "no gradient"
