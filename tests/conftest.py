@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+import sys
 import zlib
 
 import numpy as np
@@ -37,6 +38,7 @@ def pytest_configure(config):
     if given and not given.isdecimal():
         raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
     worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
+    config.modules_frozen = 0
     config.base_seed = int(given) if given else worker["base_seed"] if worker else secrets.randbelow(2**32)
     if getattr(config.option, "hypothesis_seed", 0) is None:  # one number repeats the random graphs too
         config.option.hypothesis_seed = str(config.base_seed)
@@ -47,11 +49,14 @@ def pytest_configure_node(node):
     node.workerinput["base_seed"] = node.config.base_seed
 
 
-def pytest_collection_finish(session):
-    # thousands of collected tests are no garbage: a full collection, of which the views of memory ask for many, goes
-    # through a million objects without this
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # what was collected and imported is no garbage: a full collection, of which the views of memory ask for many, would
+    # go through a million objects each time
+    if len(sys.modules) > item.config.modules_frozen + 100:
+        gc.collect()
+        gc.freeze()
+        item.config.modules_frozen = len(sys.modules)
 
 
 def pytest_report_header(config):
