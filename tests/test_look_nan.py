@@ -194,13 +194,29 @@ def test_a_sum_at_a_leaf():
     assert (last["what"], last["operator"], last["kinds"]) == ("sum", "AccumulateGrad", ["NaN"])
 
 
+def test_an_additive_mask_is_meant_and_hides_nothing():
+    mask = tt.tensor([[0.0, -INF], [0.0, 0.0]])
+    for wrong in (mask.clone().requires_grad_(), tt.tensor([[0.0, INF], [0.0, 0.0]])):  # a weight; the other sign
+        with look.nan() as found:
+            (tt.ones(2, 2, requires_grad=True) + wrong).exp().sum()
+        assert found.data["first"]["what"] == "operand"
+    x = tt.ones(2, 2, requires_grad=True)
+    with look.nan(stop=True) as found:
+        tt.softmax(x + mask, 1).sum().backward()
+    assert found.data["first"] is None
+    assert [(e["what"], e["operator"], e["meant"]) for e in found.data["events"]] == [("operand", "Add", True)]
+    with look.nan() as found:
+        tt.log(tt.softmax(x + mask, 1) - 1.5).sum()
+    assert (found.data["first"]["what"], found.data["first"]["operator"]) == ("made", "Log")
+
+
 def test_masks_are_meant():
     x = tt.ones(2, 2, requires_grad=True)
     good, bad = tt.tensor([[True, False], [False, False]]), tt.tensor([[True, True], [False, False]])
     with look.nan() as found:
         tt.softmax(x.masked_fill(good, -INF), 1).sum().backward()
     assert found.data["first"] is None and seen(found.data["events"]) == [("number", "MaskedFill")]
-    assert "no NaN and no Inf in 3 operators forward, 3 backward but what was written out" in str(found)
+    assert "no NaN and no Inf in 3 operators forward, 3 backward but what is meant" in str(found)
     with look.nan() as found:
         tt.softmax(x.masked_fill(bad, -INF), 1).sum().backward()
     assert first(found) == ("forward", "made", "Softmax", ["NaN"])  # a row of -inf alone

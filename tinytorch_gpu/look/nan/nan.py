@@ -30,7 +30,8 @@ def nan(run=None, *, stop: bool = False) -> Nan:
     FloatingPointError that says so. Results are those without it. It waits for the device at each operator.
 
     It sees what `look.record` notes: operators that are recorded for backward, none under no_grad(); what those make is
-    an operand from outside. A number -inf that is written out, as in masked_fill(), is meant: it is listed apart.
+    an operand from outside. An infinity that is written out as a number, as in masked_fill(), and -inf in an operand
+    that needs no gradient, as in an additive mask, are meant: they are listed apart.
     Raises: TypeError for a `run` that cannot be called.
     """
     if run is not None and not callable(run):
@@ -53,7 +54,7 @@ class Nan(View):
         self._watching = False
 
     def _stop(self, event) -> None:
-        if not _meant(event):
+        if not event["meant"]:
             raise FloatingPointError(f"[nan] {message(event)}")
 
     def __enter__(self):
@@ -76,7 +77,7 @@ class Nan(View):
         """Plain dictionaries of what has been found so far."""
         o = self._origins
         events = list(o.events)
-        first = next((e for e in events if not _meant(e)), None)
+        first = next((e for e in events if not e["meant"]), None)
         return {"view": "nan", "first": first, "events": events, "count": o.count, "operators": o.operators,
                 "backwards": o.backwards, "missing": self._missing(first)}
 
@@ -110,7 +111,7 @@ class Nan(View):
         first = d["first"]
         if first is None:
             seen = f"{count_of(d['operators'], 'operator')} forward, {d['backwards']:,} backward"
-            meant = " but what was written out" if d["events"] else ""
+            meant = " but what is meant" if d["events"] else ""
             return [f"no NaN and no Inf in {seen}{meant}"]
         found = [says(first)]
         if first["module"] is not None:
@@ -186,11 +187,6 @@ class Nan(View):
                 else:
                     drawing.line(x + 150, top + 20, left, top + 20, way)
         return drawing
-
-
-def _meant(event) -> bool:
-    """An infinity that is written out as a number."""
-    return event["what"] == "number" and event["kinds"] == ["Inf"]
 
 
 def says(e) -> str:

@@ -20,6 +20,7 @@ from ..sample import sample
 __all__ = ["KEPT", "Origins"]
 
 KEPT = 100  # events
+INF = frozenset({"Inf"})
 
 
 class _Origin:
@@ -33,12 +34,13 @@ class _Origin:
 
 
 class _Operand:
-    """One argument: its kinds ("NaN", "Inf"), whether they are news, and a row for the tables, its figures a Sample."""
+    """One argument: its kinds ("NaN", "Inf"), whether they are news, a row for the tables, its figures a Sample; and
+    whether its infinities are meant: a number that is written out, -inf in a constant, as in an additive mask."""
 
-    __slots__ = ("kinds", "fresh", "row")
+    __slots__ = ("kinds", "fresh", "row", "meant")
 
-    def __init__(self, kinds=frozenset(), fresh=False, row=None):
-        self.kinds, self.fresh, self.row = kinds, fresh, row
+    def __init__(self, kinds=frozenset(), fresh=False, row=None, meant=False):
+        self.kinds, self.fresh, self.row, self.meant = kinds, fresh, row, meant
 
 
 class Origins:
@@ -81,7 +83,7 @@ class Origins:
         for i, (a, operand) in enumerate(zip(args, operands)):
             if operand.fresh:
                 what = "operand" if _raw(a) is not None else "number"
-                self._add(origin, "forward", what, operand.kinds, rows, _role(i, a, self._name(a)))
+                self._add(origin, "forward", what, operand.kinds, rows, _role(i, a, self._name(a)), operand.meant)
         made = union(bad) - given
         if made:
             self._add(origin, "forward", "made", made, rows)
@@ -135,14 +137,14 @@ class Origins:
         """What is known of an argument; computed where no operator of the block made it, once for each version."""
         if isinstance(a, (float, complex)):
             kinds = number_kinds(a)
-            return _Operand(kinds, bool(kinds))
+            return _Operand(kinds, bool(kinds), meant=kinds == INF)
         array = _raw(a)
         if array is None:
             return _Operand()
         if not isinstance(a, Tensor):
             looked = sample(array)
             kinds = kinds_of(array, looked)
-            return _Operand(kinds, bool(kinds), _row(_role(i, a), array, looked))
+            return _Operand(kinds, bool(kinds), _row(_role(i, a), array, looked), is_mask(kinds, looked))
         node = a.grad_fn
         note = note_of(node) if node is not None else None
         origin = self._known.get(note) if note is not None else None
@@ -154,7 +156,8 @@ class Origins:
         looked = sample(array)
         kinds = kinds_of(array, looked)
         fresh = bool(kinds) and node.__class__ is not CopySlices  # whose maker is told of by itself
-        found = _Operand(kinds, fresh, _row(_role(i, a, self._name(a)), array, looked))
+        found = _Operand(kinds, fresh, _row(_role(i, a, self._name(a)), array, looked),
+                         not a.requires_grad and is_mask(kinds, looked))
         self._outside[id(a)] = (weakref.ref(a), a._version, found)
         return found
 
@@ -169,7 +172,7 @@ class Origins:
                         return name
         return None
 
-    def _add(self, origin, direction, what, kinds, rows, name=None) -> None:
+    def _add(self, origin, direction, what, kinds, rows, name=None, meant=False) -> None:
         self.count += 1
         if len(self.events) == KEPT:
             return
@@ -177,7 +180,7 @@ class Origins:
         root = None if place is None else place.root()
         event = {
             "direction": direction, "what": what, "kinds": sorted(kinds, reverse=True), "operator": origin.name,
-            "name": name, "arrays": rows(),
+            "name": name, "meant": meant, "arrays": rows(),
             "module": None if place is None else {
                 "name": place.name, "class": place.kind, "model": None if root is None else type(root).__name__},
             "line": _line(origin.frame),
@@ -189,6 +192,11 @@ class Origins:
 
 def union(sets) -> frozenset:
     return frozenset().union(*sets)
+
+
+def is_mask(kinds, looked) -> bool:
+    """Whether all that is not finite in an array is -inf."""
+    return kinds == INF and looked.data["max"] < math.inf
 
 
 def number_kinds(x) -> frozenset:
