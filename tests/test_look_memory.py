@@ -591,3 +591,12 @@ def test_blocks_are_taken_again_pooled_and_fresh(device, monkeypatch):
     with look.memory(model) as plain:
         model(x)
     assert plain.data["allocation"] is None and "taken and given back" not in str(plain)
+
+
+def test_running_out_of_host_memory_carries_the_table():
+    model, x = mlp(32)
+    with pytest.raises(MemoryError) as caught, look.memory(model):
+        loss = model(x).sum()
+        tt.zeros(1 << 24, 1 << 24, 1 << 10, device="cpu")  # 2^60 bytes
+    del loss
+    assert "the largest owners" in "\n".join(caught.value.__notes__)

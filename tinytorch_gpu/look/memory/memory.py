@@ -5,7 +5,6 @@ import html
 
 from ...autograd import modes
 from ...backend.device import resolve
-from ...backend.out_of_memory import OutOfMemoryError
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
@@ -97,7 +96,7 @@ class Memory(View):
         if self._allocation:
             data["allocation"] = again(watcher.device, [p.bytes for p in watcher.ledger.all if not p.existed])
         self.data = {"view": "memory", "device": str(watcher.device), **data, "missing": missing}
-        if isinstance(error, OutOfMemoryError):
+        if isinstance(error, MemoryError):  # NumPy's own too
             error.add_note("\n".join(self._out_of_memory(Paper())))
 
     def _out_of_memory(self, paper):
