@@ -6,6 +6,7 @@ import html
 from ...autograd import modes
 from ...backend.device import resolve
 from ...backend.out_of_memory import OutOfMemoryError
+from ...backend.out_of_memory import OutOfMemoryError
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
