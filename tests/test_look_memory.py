@@ -591,3 +591,22 @@ def test_blocks_are_taken_again_pooled_and_fresh(device, monkeypatch):
     with look.memory(model) as plain:
         model(x)
     assert plain.data["allocation"] is None and "taken and given back" not in str(plain)
+
+
+def test_another_device_than_the_measured_one_is_named(device):
+    other = "cpu" if device.type != "cpu" else "sim"
+    model, x = mlp(16)
+    model, x = model.to(other), x.to(other)
+    with look.memory() as m:
+        model(x).sum().backward()
+    name = tt.device(other) if other == "cpu" else tt.device(other, 0)
+    assert any(f"operators that ran elsewhere: 6 on {name}" in note for note in m.data["missing"])
+    with look.memory(model) as m:
+        model(x).sum().backward()
+    assert not any("elsewhere" in note for note in m.data["missing"])
+    with look.profile() as p:
+        model(x).sum()
+    assert any(f"elsewhere: 6 on {name}" in note for note in p.data["missing"])
+    with look.profile(model) as p:
+        model(x).sum()
+    assert not any("elsewhere" in note for note in p.data["missing"])

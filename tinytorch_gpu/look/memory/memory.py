@@ -6,12 +6,12 @@ import html
 from ...autograd import modes
 from ...backend.device import resolve
 from ...backend.out_of_memory import OutOfMemoryError
-from ...backend.out_of_memory import OutOfMemoryError
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
 from ..drawing import Drawing
 from ..graph.collect import short_file
+from ..measure import elsewhere
 from ..recorder import record
 from ..terminal import Column, Paper, bar, count_of, figure, size_of, table, time_of, with_notes, wrap
 from ..view import View
@@ -89,6 +89,7 @@ class Memory(View):
         del self._note
         if kind is not None:
             missing.append(f"the block was left by {kind.__name__}: the table ends there")
+        missing += elsewhere(watcher.elsewhere, "the memory", watcher.device)
         if not any(not a.existed for a in watcher.ledger.applied):
             missing.append("no operator was recorded: a step under no_grad() saves nothing, and what it makes is not "
                            "told apart")

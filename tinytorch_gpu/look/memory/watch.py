@@ -5,6 +5,7 @@ import gc
 import math
 import sys
 import weakref
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from ...autograd import engine
 from ...autograd.node import AccumulateGrad, Node, endpoint
 from ...autograd.operands import HALF
-from ...backend.device import is_array
+from ...backend.device import device_of, is_array
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ...tensor import Tensor, make
+from ..measure import differs
 from ..recorder import _Recorder, unhook
 from ..saved import kept_of
 from ..terminal import shape_of
@@ -34,6 +36,7 @@ class Watcher(_Recorder):
         self.optimizers = [] if optimizer is None else [optimizer]
         self.names = {} if model is None else {id(t): n for n, t in (*model.named_parameters(),
                                                                      *model.named_buffers())}
+        self.elsewhere: Counter = Counter()  # operators by the device they ran on, where it is another one
         self.passes = 0  # backwards that are through
         self.calls: list[tuple] = []  # (place, pieces of its arguments)
         self._stage = "forward"
@@ -229,6 +232,8 @@ class Watcher(_Recorder):
         stack = self._modules.stack
         place = stack[-1][1] if stack else None
         name = node.name()
+        if differs(where := device_of(outs[0]), self.device):
+            self.elsewhere[str(where)] += 1
 
         applied = Applied(name, place, 0)
         text = str(applied)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from .. import spans
 from ..cost.ceiling import ceiling
+from ..measure import elsewhere
 from .table import Sums, figures
 from .watch import KEPT, Watch
 
@@ -91,6 +92,7 @@ def _missing(watch, sums, operators, top, state) -> list[str]:
         other = sorted({r["dtype"] for _, r in rows if r["products"] and r["dtype"] not in top.products})
         if other:
             notes.append(f"products of {', '.join(other)} are held against the ceiling of float32")
+    notes += elsewhere(watch.elsewhere, "the device's time", watch.device)
     if watch.recorded:
         notes.append("look.record(), anomaly mode or a view that records was on: what it reads is in these times")
     if watch.traced:
