@@ -39,8 +39,9 @@ def curves(data) -> list[Chart]:
         if name == "memory_mib":
             series = [Series(s.name, s.xs, [None if v is None else v * 2**20 for v in s.ys], marks=s.marks)
                       for s in series]
-        chart = Chart(title, "step", unit, series, x_text=_whole, y_text=size_of if name == "memory_mib" else _amount)
-        if name in FROM_ZERO and chart.up is not None:
+        chart = Chart(title, "step", unit, series, x_text=_whole, y_text=size_of if name == "memory_mib" else _amount,
+                      whole=True)
+        if name in FROM_ZERO:
             chart.up.low = 0.0
         found.append(chart)
     return found
