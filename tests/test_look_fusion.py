@@ -290,19 +290,19 @@ def test_parts_of_patterns_that_are_needed_outside(rng):
         p = ((q @ k.T) * 0.5).softmax(-1)
         return p @ v, p
 
-    assert [f["kind"] for f in fusion(shown).data["findings"]] == []
+    assert kinds(fusion(shown)) == [("softmax and elementwise", ["Mul", "Softmax"])]
     assert only(fusion(run))["kind"] == "attention"
 
     def read():  # and here another operator reads them
         p = ((q @ k.T) * 0.5).softmax(-1)
         return p @ v, p.sum()
 
-    assert fusion(read).data["findings"] == []
+    assert kinds(fusion(read)) == [("softmax and elementwise", ["Mul", "Softmax"])]
 
     def dim():  # softmax over queries is not attention
         return ((q @ k.T) * 0.5).softmax(0) @ v
 
-    assert fusion(dim).data["findings"] == []
+    assert kinds(fusion(dim)) == [("softmax and elementwise", ["Mul", "Softmax"])]
 
 
 def test_a_variance_with_another_divisor_is_no_layer_norm(rng):
@@ -359,6 +359,99 @@ def test_a_mask_that_is_scaled_too_is_no_attention_of_ours(rng):
     bias = tt.ones(6, 6)
     view = fusion(attention(rng, mask=lambda s: (s + bias) * 0.5))
     assert "attention" not in [f["kind"] for f in view.data["findings"]]
+
+
+# normalizations and what stands around them
+
+
+@pytest.mark.parametrize("kind, layer, shape, weights", [
+    ("norm", lambda: nn.BatchNorm2d(3), (2, 3, 4, 5), 2), ("norm", lambda: nn.LayerNorm(5), (2, 3, 4, 5), 2),
+    ("norm", lambda: nn.RMSNorm(5), (6, 5), 1),
+    ("norm", lambda: nn.GroupNorm(2, 4, affine=False), (2, 4, 3), 0),
+    ("softmax", lambda: lambda x: x.softmax(-1), (6, 5), 0),
+    ("softmax", lambda: lambda x: F.log_softmax(x, 0), (6, 5), 0),
+], ids=["batch", "layer", "RMS", "group", "softmax", "log_softmax"])
+def test_normalizations_and_their_neighbours(kind, layer, shape, weights, rng, quick):
+    norm, x, n = layer(), randn(rng, *shape), math.prod(shape)
+    affine = 4 * sum(p.numel() for p in norm.parameters()) if weights else 0
+    for run, extra in ((lambda: norm(x).relu(), 1), (lambda: norm(x) * 2 + 1, 2), (lambda: norm(x * 2), 1),
+                       (lambda: (norm(x.exp()) + 1).relu(), 3)):
+        for view in (fusion(run, measure=True), fusion(recorded(run))):
+            found = only(view)
+            assert found["kind"] == f"{kind} and elementwise" and found["use"] is None and found["measured"] is None
+            assert len([name for name in found["operators"] if name != "Reshape"]) == 1 + extra
+            assert found["now"]["launches"] == 1 + extra
+            # each of them reads and writes all of x; the norm its weight and bias too
+            assert found["now"]["bytes"] == (1 + extra) * 2 * 4 * n + affine
+            assert found["fused"]["bytes"] == 2 * 4 * n + affine and found["fused"]["launches"] == 1
+            assert len(found["reads"]) == 1 + weights and found["gain"] > 0
+
+
+def recorded(run):
+    with look.record():
+        return run()
+
+
+def test_a_residual_network_and_a_reduction_behind_a_norm(rng):
+    x, one, other = randn(rng, 2, 3, 4), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    y = randn(rng, 2, 3, 4)
+    found = only(fusion(lambda: (one(x) + y * 2).relu()))  # the other side of the sum is made in the same kernel
+    assert found["operators"] == ["BatchNorm", "Mul", "Add", "ReLU"] and found["reads"].count("f32[2,3,4]") == 2
+    found = only(fusion(lambda: (one(x) + other(y)).relu()))  # which reads what the other norm wrote
+    assert found["operators"] == ["BatchNorm", "Add", "ReLU"]
+    found = only(fusion(lambda: one(x).square().mean()))
+    assert found["operators"] == ["BatchNorm", "Pow", "Mean"] and found["writes"] == ["f32[]"]
+
+
+def test_a_norm_whose_result_goes_elsewhere_too_stays_alone(rng):
+    x, w, norm = randn(rng, 6, 5), randn(rng, 5, 5), nn.LayerNorm(5)
+
+    def read():
+        h = norm(x)
+        return h.relu(), h @ w
+
+    def kept():
+        h = norm(x)
+        return h.relu(), h
+
+    def source():  # x * 2 is needed beside the norm
+        h = x * 2
+        return norm(h), h
+
+    def wider():
+        return norm(x) * tt.ones(3, 6, 5)
+
+    for run in (read, kept, source, wider, lambda: norm(x) @ w, lambda: norm(x.relu().T @ x)):
+        assert fusion(run).data["findings"] == []
+    assert kinds(fusion(lambda: (lambda h: h * tt.sigmoid(h))(norm(x)))) == [("elementwise chain", ["Sigmoid", "Mul"])]
+    # what an operator of this package does comes first: silu here; the rest is the norm's
+    assert [f["operators"] for f in fusion(lambda: (lambda h: h * tt.sigmoid(h))(norm(x) + 1)).data["findings"]] == [
+        ["LayerNorm", "Add"], ["Sigmoid", "Mul"]]
+
+
+def test_numbers_are_those_of_the_listing(rng, quick):
+    small, large = randn(rng, 4, 5), randn(rng, 40, 50)
+
+    def run():
+        return (small * 2).exp(), [(large * 3).sin() for _ in range(2)], large.square().cos().exp(), (small + 1).tanh()
+
+    view = fusion(run, measure=True)
+    text = str(view)
+    shown = [int(n) for n in re.findall(r"^(\d+) elementwise chain: ", text, re.M)]
+    assert shown == [1, 2, 3, 4]
+    assert [f["operators"][0] for f in view.data["findings"]] == ["Mul", "Mul", "Mul", "Pow", "Add"]
+    # by what is written and read less: 2000 elements twice, 2 x 2000, 20, 20; the repetition comes last
+    assert [f["id"] for f in view.data["findings"]] == [3, 1, 5, 2, 4]
+    assert [f["like"] for f in view.data["findings"]] == [3, 1, 1, 2, 4]
+
+
+def test_sentences_that_can_be_read(rng):
+    x, layer = randn(rng, 6, 4), nn.Linear(4, 7)
+    view = fusion(lambda: x @ x.T)
+    assert "nothing to fuse in 2 operators: none of the patterns looked for" in " ".join(str(view).split())
+    text = " ".join(str(fusion(lambda: layer(x).sigmoid())).split())
+    assert text.count("a kernel of your own") == 1
+    assert any("a graph does not show" in m for m in fusion(recorded(lambda: (x * 2).exp())).data["missing"])
 
 
 # bytes, times, patterns of access
