@@ -58,9 +58,13 @@ class View:
     def save(self, path) -> Path:
         """Write a file in the format of its ending; returns its path.
 
-        Raises: ValueError for an ending that this view has not, ImportError for .png without matplotlib.
+        Raises: TypeError for what is no path, ValueError for an ending that this view has not, ImportError for .png
+        without matplotlib.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise TypeError(f"[save] expected a path, got {type(path).__name__}") from None
         ending = path.suffix[1:].lower()
         if ending not in self.endings():
             known = ", ".join("." + e for e in self.endings())
