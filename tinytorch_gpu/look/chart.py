@@ -87,7 +87,7 @@ class Axis:
             first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
             if not binary and last - first < 3:
                 return [m * 10.0 ** k for k in range(first - 1, last + 1) for m in (1, 2, 5)
-                        if low * 0.999 <= m * 10.0 ** k <= high * 1.001]
+                        if low * (1 - 1e-9) <= m * 10.0 ** k <= high * (1 + 1e-9)]
             each = max(1, math.ceil((last - first) / about))
             return [base ** k for k in range(first, last + 1, each)]
         rough = (high - low) / about
