@@ -183,6 +183,9 @@ def test_programs_written_out(make, options, kind, use, rng, quick):
     if "scale=1)" in use and "mask" not in use:  # two products and a softmax either way
         assert found["fused"]["bytes"] == found["now"]["bytes"]
         assert found["gain"] == pytest.approx(0, abs=1e-12)
+    elif kind == "matmul + bias":  # addmm passes over the result for the bias as often; test below
+        assert found["fused"]["bytes"] == found["now"]["bytes"]
+        assert found["fused"]["launches"] == found["now"]["launches"] == 2
     else:
         assert found["fused"]["bytes"] < found["now"]["bytes"] and found["gain"] > 0
         assert found["fused"]["launches"] < found["now"]["launches"]
@@ -583,12 +586,73 @@ def test_a_long_chain_is_one_finding(rng):
     assert only(fusion(run))["operators"] == ["Mul", "Sin"] * 1000
 
 
-def test_an_activation_behind_a_bias_in_the_product_has_no_operator(rng):
+LINEAR = 4 * (6 * 4 + 7 * 4)  # bytes of x and w, and of what they make
+OUT = 4 * 6 * 7
+BEHIND = {
+    "gelu": (F.gelu, "gelu"), "gelu_tanh": (lambda y: F.gelu(y, approximate="tanh"), "gelu_tanh"),
+    "relu": (F.relu, "relu"), "silu": (F.silu, "silu"),
+    "tanh": (tt.tanh, None), "sigmoid": (tt.sigmoid, None),
+}
+
+
+@pytest.mark.parametrize("how", ["gelu", "gelu_tanh", "relu", "silu"])
+@pytest.mark.parametrize("product", ["Linear", "addmm"])
+def test_an_activation_behind_a_bias_in_the_product(product, how, rng, quick):
     layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
-    found = only(fusion(lambda: F.gelu(layer(x))))
-    assert found["kind"] == "matmul + bias + activation" and found["use"] is None
-    assert found["now"]["bytes"] - found["fused"]["bytes"] == 2 * 4 * 6 * 7  # written and read between
-    assert "tinytorch_gpu.kernel" in str(fusion(lambda: F.gelu(layer(x))))
+    activation, curve = BEHIND[how]
+    w = layer.weight.T.detach()
+
+    def run():
+        return activation(layer(x) if product == "Linear" else tt.addmm(layer.bias, x, w))
+
+    use = f'F.bias_act({"F.linear(x, w)" if product == "Linear" else "x @ w"}, bias, "{curve}")'
+    for found in (only(fusion(run, measure=True)), only(fusion(recorded(run)))):
+        assert (found["kind"], found["use"]) == ("matmul + bias + activation", use)
+        # the bias passes over the product's result: written, read, written; the activation reads and writes
+        assert found["now"]["bytes"] == LINEAR + 4 * 7 + 5 * OUT and found["now"]["launches"] == 3
+        assert found["fused"]["bytes"] == LINEAR + 4 * 7 + 3 * OUT and found["fused"]["launches"] == 2
+        assert found["gain"] > 0
+    measured = only(fusion(run, measure=True))["measured"]
+    assert measured["agrees"] and measured["now"] > 0 and measured["fused"] > 0
+    given = {"F": F, "x": x, "w": layer.weight if product == "Linear" else w, "bias": layer.bias}
+    made, wanted = (t.detach().cpu().numpy() for t in (eval(use, given), run()))  # the call as it is written
+    np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_activations_written_out_and_others_behind_a_bias(rng, quick):
+    layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
+    for how in ("tanh", "sigmoid"):  # bias_act has none of them
+        found = only(fusion(lambda how=how: BEHIND[how][0](layer(x)), measure=True))
+        assert found["kind"] == "matmul + bias + activation" and found["use"] is found["measured"] is None
+        assert found["fused"]["bytes"] == LINEAR + 4 * 7 + 3 * OUT and found["fused"]["launches"] == 2
+        assert "bias_act has gelu, gelu_tanh, relu, silu" in " ".join(found["notes"])
+    with pytest.raises(ValueError, match="must be one of gelu, gelu_tanh, relu, silu"):
+        F.bias_act(x, layer.bias, "tanh")
+    # what follows the activation stays alone, where it is one operator
+    found = only(fusion(lambda: F.dropout(F.gelu(layer(x)), 0.5), measure=True))
+    assert (found["operators"], found["use"]) == (["Linear", "GELU"], 'F.bias_act(F.linear(x, w), bias, "gelu")')
+    assert found["measured"]["agrees"]
+    assert only(fusion(lambda: (F.gelu(layer(x)) * 2).sin()))["operators"] == ["GELU", "Mul", "Sin"]
+    # a bias that bias_act does not take, and one that is scaled
+    c, w = randn(rng, 6, 7), randn(rng, 4, 7)
+    for run in (lambda: F.gelu(tt.addmm(c, x, w)), lambda: F.gelu(tt.addmm(layer.bias, x, w, beta=2)),
+                lambda: F.gelu(tt.addmm(layer.bias, x, w, alpha=2))):
+        assert not any("bias_act" in (f["use"] or "") for f in fusion(run).data["findings"])
+
+
+def test_a_bias_beside_the_product_gains_nothing_inside_of_it(rng, quick):
+    """backend/gemm.py passes over the result for the bias as the sum does."""
+    for shape in ((6, 4, 7), (60, 400, 70), (200, 3, 200)):
+        x, w, b = randn(rng, *shape[:2]), randn(rng, *shape[1:]), randn(rng, shape[2])
+        for run in (lambda x=x, w=w, b=b: x @ w + b, lambda x=x, w=w, b=b: F.linear(x, w.T) + b):
+            view = fusion(run)
+            found, c = only(view), view.data["ceiling"]
+            assert found["kind"] == "matmul + bias" and found["now"]["bytes"] == found["fused"]["bytes"]
+            assert found["now"]["launches"] == found["fused"]["launches"] == 2
+            # on a device the product may read what the bias was written into while it multiplies
+            hidden = 0 if c["device"] == "cpu" else 4 * shape[0] * shape[2] / c["bandwidth"]
+            assert -1e-12 <= found["gain"] <= hidden + 1e-12
+            assert any("a pass over the result" in note for note in found["notes"])
 
 
 # loops of updates
@@ -828,6 +892,11 @@ def test_a_graph_that_was_not_recorded_says_what_is_missing(rng):
     view = fusion((x * x).exp().sin())
     assert only(view)["operators"] == ["Mul", "Exp", "Sin"] and only(view)["line"] is None
     assert any("look.record()" in m for m in view.data["missing"])
+    layer, given = nn.Linear(3, 3), randn(rng, 2, 3, grad=False)
+    w = randn(rng, 3, 3)
+    for run in (lambda: F.gelu(layer(given)), lambda: F.gelu(given @ w), lambda: tt.addmm(w[0], given, w).relu()):
+        assert fusion(run()).data["findings"] == []  # an operand of the product is not known
+        assert len(fusion(recorded(run)).data["findings"]) == 1
 
 
 # text, pages, files
