@@ -30,7 +30,8 @@ class View:
         raise NotImplementedError(f"[{type(self).__name__}] page is not written")
 
     def print(self, file=None, width: int | None = None) -> None:
-        """Write the text to `file`, sys.stdout by default, in `width` columns: the terminal's, or 80 elsewhere.
+        """Write the text to `file`, sys.stdout by default, in `width` columns: without it COLUMNS of the
+        environment, the terminal's, or 80 elsewhere.
 
         Colour on terminals without NO_COLOR; plain ASCII where the stream's encoding lacks box characters.
         """
