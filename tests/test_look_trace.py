@@ -336,6 +336,40 @@ def test_any_graph_is_drawn_and_traced(turn, rng):
             np.testing.assert_allclose(total(steps(traced)[name]), host(t.grad), rtol=1e-12)
 
 
+def written(view):
+    """{name of the operator: the rules as they are printed}"""
+    return {s["name"]: [i["written"] for i in s["inputs"]] for s in view.data["steps"] if s["inputs"]}
+
+
+def test_a_rules_names_are_not_those_of_other_leaves():
+    a, b = leaf([2.0]), leaf([3.0])
+    leaves = {"a": a, "b": b}
+    square = look.trace(a * a + tt.sin(b) * b, leaves)
+    rules = written(square)
+    sine = next(n["id"] for n in square.data["nodes"] if n["name"] == "Sin")
+    products = sorted(s["node"] for s in square.data["steps"] if s["name"] == "Mul")
+    by_node = {s["node"]: [i["written"] for i in s["inputs"]] for s in square.data["steps"]}
+    assert by_node[products[0]] == ["grad * a", "grad * a"] and by_node[products[1]] == ["grad * b", f"grad * #{sine}"]
+    assert rules["Sin"] == ["grad * cos(x)"]  # no leaf is called x
+    assert [i["formula"] for s in square.data["steps"] if s["node"] == products[0] for i in s["inputs"]] == [
+        "grad * b", "grad * a"]
+    text = str(square)
+    assert text.count("grad * a") == 2 and text.count("grad * b") == 1 and f"grad * #{sine}" in text
+
+    assert written(look.trace(a * b, leaves)) == {"Mul": ["grad * b", "grad * a"]}
+    assert written(look.trace(b * a, leaves)) == {"Mul": ["grad * a", "grad * b"]}
+    assert written(look.trace(a * a, {"w": a})) == {"Mul": ["grad * b", "grad * a"]}
+    assert written(look.trace(tt.exp(tt.sin(a)), {"y": a})) == {"Exp": ["grad * #2"], "Sin": ["grad * cos(x)"]}
+    assert written(look.trace(tt.sin(tt.exp(a)), {"x": a}))["Sin"] == ["grad * cos(#1)"]
+    assert written(look.trace(a * 5, {"b": a})) == {"Mul": ["grad * 5"]}
+    assert written(look.trace(tt.tanh(a), {"grad": a})) == {"Tanh": ["grad(#1) * (1 - #1 * #1)"]}
+    w = leaf([[1.0, 2.0]])
+    both = look.trace((w @ w.T).sum() * a.sum(), {"a": w, "b": a})
+    assert written(both)["Gemm"] == ["grad @ #1.T", "a.T @ grad"]
+    constant = look.trace(tt.tensor([4.0], dtype=tt.float64) * a, {"b": b, "a": a})
+    assert written(constant)["Mul"] == ["grad * constant"]
+
+
 # operators explained
 
 

@@ -19,7 +19,7 @@ from ...tensor import Tensor, make
 from ..recorder import note_of, record
 from ..terminal import shape_of
 
-__all__ = ["Rule", "expression", "input_meta", "input_names", "key", "rule_of", "spoken"]
+__all__ = ["Rule", "expression", "input_meta", "input_names", "key", "numbered", "renamed", "rule_of", "spoken"]
 
 LONGEST = 110  # characters of a formula; longer ones explain nothing
 ARRAY = re.compile(r"\b[a-z]+\d*\[[\d,]*\]")  # of which only type and shape are known: f64[2,3]
@@ -103,6 +103,11 @@ def expression(name, operands, node=None) -> tuple[str, int]:
 
 def _wrapped(text, binds, least) -> str:
     return text if binds >= least else f"({text})"
+
+
+def renamed(formula: str, names: dict[str, str]) -> str:
+    """A formula with other names for its variables; functions, options and attributes keep theirs."""
+    return re.sub(r"(?<![\w.#])[a-z]\w*\b(?![(=\[])", lambda m: names.get(m[0], m[0]), formula)
 
 
 class _Arrays:

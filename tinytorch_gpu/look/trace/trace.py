@@ -12,7 +12,7 @@ from ..graph.graph import Graph
 from ..sample import fill, sample
 from ..terminal import Column, Paper, count_of, figure, shape_of, table, with_notes, wrap
 from ..view import View
-from .rule import ATOM, expression, rule_of
+from .rule import ATOM, expression, numbered, renamed, rule_of
 
 __all__ = ["Trace", "trace"]
 
@@ -26,7 +26,8 @@ def trace(loss, model=None, gradient=None) -> Trace:
     Call it before backward(), or after backward(retain_graph=True): it runs each rule by itself, changes no `.grad`,
     frees nothing and calls no hooks. `model` names the leaves, as in `look.graph`; `gradient`, a Tensor like `loss`, is
     where it begins if `loss` has several elements. Arrays of up to 16 elements are shown by their values, others by
-    norm, mean and range. Formulas are read off the operators' own rules.
+    norm, mean and range. Formulas are read off the operators' own rules; `written` has the names of this graph where
+    the rule's a, b, x or y is the name of another leaf.
 
     Raises: TypeError, ValueError as look.graph; RuntimeError for several elements without `gradient`, and for a graph
     that a backward has freed.
@@ -48,8 +49,9 @@ def trace(loss, model=None, gradient=None) -> Trace:
     _values(loss, operators, leaves, number, by_id)
     rules: dict = {}
     found = []
+    named = {by_id[number[leaf]]["name"] for leaf in leaves}
     for node, step in steps.items():
-        found.append(_step(node, step, number, by_id[number[node]], rules))
+        found.append(_step(node, step, number, by_id, rules, named))
     forward = {str(number[n]): _forward(n, number, by_id) for n in operators}
     data["missing"] = _missing(operators, by_id, number, forward)
     return Trace({**data, "view": "trace", "forward": forward, "steps": found})
@@ -82,8 +84,9 @@ def _values(loss, operators, leaves, number, by_id) -> None:
         by_id[k]["outputs"][i]["value"] = s.data
 
 
-def _step(node, step, number, plain, rules) -> dict:
+def _step(node, step, number, by_id, rules, named) -> dict:
     """A step as data; also puts the gradients into the graph's node."""
+    plain = by_id[number[node]]
     for i, total in enumerate(step.total):
         plain["outputs"][i]["gradient"] = None if total is None else total.data
     arrived = [[{"from": None if sender is None else number[sender], "gradient": s.data} for sender, s in met]
@@ -96,11 +99,14 @@ def _step(node, step, number, plain, rules) -> dict:
         if key not in rules:
             rules[key] = rule_of(node)
         rule = rules[key]
+        names = _own_names(rule, plain, _operands(node, number, by_id), named)
         for i, (entry, sent, local) in enumerate(zip(plain["inputs"], step.sent, step.local)):
             entry["gradient"] = None if sent is None else sent.data
             if sent is not None:
+                written = rule.formulas[i]
                 inputs.append({"input": rule.inputs[i], "node": entry["node"], "output": entry["output"],
-                               "formula": rule.formulas[i], "derivative": local, "gradient": sent.data})
+                               "formula": rule.formulas[i], "written": written and renamed(written, names),
+                               "derivative": local, "gradient": sent.data})
     return {"node": plain["id"], "name": plain["name"], "arrived": arrived,
             "gradient": [None if t is None else t.data for t in step.total], "inputs": inputs}
 
@@ -118,12 +124,27 @@ def _options(node) -> tuple:
 
 def _forward(node, number, by_id) -> str:
     """What a node computes, in names: x + 2, #1 * #2, tanh(#3)."""
-    view = by_id[number[node]]
-    operands = []
-    for i, e in enumerate(view["inputs"]):
-        if e["literal"] != "None":
-            operands.append((_name(e, by_id) if e["node"] is not None else _constant(node, i, e), ATOM))
-    return expression(view["name"], operands, node)[0]
+    operands = [(text, ATOM) for text in _operands(node, number, by_id) if text is not None]
+    return expression(by_id[number[node]]["name"], operands, node)[0]
+
+
+def _operands(node, number, by_id) -> list[str | None]:
+    """What a node's inputs are called in this graph; None for an argument that is None."""
+    return [None if e["literal"] == "None" else _name(e, by_id) if e["node"] is not None else _constant(node, i, e)
+            for i, e in enumerate(by_id[number[node]]["inputs"])]
+
+
+def _own_names(rule, plain, operands, leaves) -> dict[str, str]:
+    """What to write for the names of a rule: nothing else, or the operands where a name would be read as a leaf's."""
+    names = {name: text for name, text in zip(rule.inputs, operands) if text is not None}
+    for i, (output, arriving) in enumerate(zip(rule.outputs, numbered(rule.arrives, len(rule.outputs)))):
+        names[output] = f"#{plain['id']}" + (f".{i}" if i else "")
+        if arriving in leaves:
+            names[arriving] = f"grad({names[output]})"
+    used = " ".join(f for f in rule.formulas if f)
+    if any(name in leaves and text != name and renamed(used, {name: "?"}) != used for name, text in names.items()):
+        return names
+    return {}
 
 
 def _constant(node, i, e) -> str:
@@ -266,7 +287,7 @@ def added_text(met, total) -> str:
 
 
 def _rule_text(i) -> str:
-    return i["formula"] or "its rule"
+    return i["written"] or "its rule"
 
 
 def _middle(rows, limit) -> list[list[str]]:
