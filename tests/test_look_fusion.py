@@ -699,6 +699,74 @@ def test_an_optimizer_written_as_a_loop(rng, quick):
         assert only(fusion(own.step, rates, measure=True))["use"] == "tt.optim.SGD(parameters)"
 
 
+LOOPS = {  # (of parameter, gradient and momentum, what is named)
+    "momentum": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b, alpha=0.1)), "lr=0.1, momentum=0.9"),
+    "operators": (lambda p, g, b: (b.__imul__(0.8), b.__iadd__(g), p.__isub__(0.3 * b)), "lr=0.3, momentum=0.8"),
+    "negative": (lambda p, g, b: (b.mul_(0.9).add_(g), p.add_(b, alpha=-0.1)), "lr=0.1, momentum=0.9"),
+    "copied": (lambda p, g, b: (b.copy_(0.9 * b + g), p.copy_(p - b * 0.1)), "lr=0.1, momentum=0.9"),
+    "velocity": (lambda p, g, b: (b.mul_(0.75).sub_(g, alpha=0.5), p.add_(b)), "lr=0.5, momentum=0.75"),
+    "decay": (lambda p, g, b: (b.mul_(0.9).add_(g + 0.25 * p), p.sub_(b / 8)),
+              "lr=0.125, momentum=0.9, weight_decay=0.25"),
+    "nesterov": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(g + 0.9 * b, alpha=0.1)),
+                 "lr=0.1, momentum=0.9, nesterov=True"),
+    "plain decay": (lambda p, g, b: p.sub_(g + p * 1e-4, alpha=0.1), "lr=0.1, weight_decay=0.0001"),
+    # what SGD does not do: the momentum before its change, another one, upwards, the gradient twice, a square
+    "late": (lambda p, g, b: (p.sub_(b, alpha=0.1), b.mul_(0.9).add_(g)), None),
+    "lookahead": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(g + 0.5 * b, alpha=0.1)), None),
+    "uphill": (lambda p, g, b: (b.mul_(0.9).add_(g), p.add_(b, alpha=0.1)), None),
+    "twice": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b + g, alpha=0.1)), None),
+    "square": (lambda p, g, b: (b.mul_(0.9).add_(g * g), p.sub_(b, alpha=0.1)), None),
+    "shrunk": (lambda p, g, b: (b.mul_(0.9).add_(g), p.mul_(0.99).sub_(b, alpha=0.1)), None),
+    "endless": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b, alpha=INF)), None),
+}
+
+
+@pytest.mark.parametrize("how", LOOPS)
+def test_momentum_written_as_a_loop_against_pytorch(how, rng, quick, torch):
+    update, options = LOOPS[how]
+    params, grads = [randn(rng, 4, 3), randn(rng, 3)], [[randn(rng, 4, 3), randn(rng, 3)] for _ in range(4)]
+    buffers = [tt.zeros_like(p).detach() for p in params]
+    theirs = [torch.tensor(p.detach().cpu().numpy()) for p in params]
+
+    def step(k):
+        with tt.no_grad():
+            for p, g, b in zip(params, grads[k], buffers, strict=True):
+                update(p, g, b)
+
+    found = only(fusion(step, 0, measure=True))
+    if options is None:
+        assert found["use"] == "tt.optim.SGD(parameters)" and found["measured"] is None
+        assert any("constants" in note for note in found["notes"])
+        return
+    assert found["kind"] == "update loop" and found["use"] == f"tt.optim.SGD(parameters, {options})"
+    assert found["measured"]["agrees"] and not any("constants" in note for note in found["notes"])
+    step(1)
+    found = only(fusion(step, 2, measure=True))  # of a momentum that is not zero
+    assert found["measured"]["agrees"] and found["use"] == f"tt.optim.SGD(parameters, {options})"
+    step(3)
+    optimizer = eval(found["use"], {"tt": torch, "parameters": theirs})
+    for given in grads:
+        for p, g in zip(theirs, given, strict=True):
+            p.grad = torch.tensor(g.detach().cpu().numpy())
+        optimizer.step()
+    for p, q in zip(params, theirs, strict=True):
+        np.testing.assert_allclose(p.detach().cpu().numpy(), q.numpy(), rtol=1e-5, atol=1e-6)
+    assert ("divided by -0.5" in str(fusion(step, 2))) == (how == "velocity")
+
+
+def test_a_loop_of_other_constants_for_each_tensor_is_not_named(rng):
+    params = [randn(rng, 4), randn(rng, 5)]
+    buffers = [tt.zeros_like(p).detach() for p in params]
+
+    def step():
+        with tt.no_grad():
+            for p, b, kept in zip(params, buffers, (0.9, 0.8), strict=True):
+                b.mul_(kept).add_(p)
+                p.sub_(b, alpha=0.1)
+
+    assert only(fusion(step))["use"] == "tt.optim.SGD(parameters)"
+
+
 def test_a_whole_step_with_an_optimizer_of_ours(rng):
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     optimizer = tt.optim.Adam(model.parameters())
