@@ -20,6 +20,7 @@ from ..graph.collect import walk
 from ..terminal import Paper, columns, shape_of, wrap
 from ..view import View
 from .examples import EXAMPLES, leaf
+from .public import applied, public_names
 from .rule import expression, input_meta, input_names, key, rule_of, spoken
 
 __all__ = ["Explanation", "explain"]
@@ -28,7 +29,8 @@ __all__ = ["Explanation", "explain"]
 def explain(op) -> Explanation:
     """An operator: its docstring, its forward, the gradient of each input, the source of its rule, a drawing.
 
-    `op` is a name ("Tanh", "log_softmax"), an operator's or Function's class, a function of that name (tt.tanh), or a
+    `op` is a name ("Tanh", "log_softmax"), also of a public function or method ("matmul", "conv2d", "getitem"), which
+    is called on small numbers to see what it applies; an operator's or Function's class, a function (tt.tanh), or a
     Tensor or a `grad_fn`, whose operator is meant with its options. Formulas are read off the rule: of the given node,
     or of an example on small numbers, whose shapes are in `data["note"]`; of your own operator that needs options, give
     a Tensor.
@@ -44,22 +46,35 @@ def explain(op) -> Explanation:
         return _explained(op.function if isinstance(op, _FunctionNode) else type(op), op, rule_of(op))
     if inspect.isclass(op) and issubclass(op, Function):
         return _explained(op, None, None, "a Function's backward is no formula")
-    cls = op if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
-    return _explained(cls, *_example(cls))
+    cls, called = (op, "") if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
+    node, rule, why = _example(cls)
+    return _explained(cls, node, rule, "; ".join(filter(None, (called, why))))
 
 
-def _named(op) -> type:
+def _named(op) -> tuple[type, str]:
+    """(the operator, how it was found: "" for its own name, or the call of a public function that applies it)."""
     name = op if isinstance(op, str) else getattr(op, "__name__", None) if callable(op) else None
     if name is None:
         raise TypeError("[explain] expected an operator's name, class or function, a Tensor or a grad_fn, got "
                         f"{type(op).__name__}")
     known = {key(n): cls for n, cls in REGISTRY.items()}
     if key(name) in known:
-        return known[key(name)]
-    near = difflib.get_close_matches(key(name), known, 3, 0.5)
-    hint = f"; near to it are {', '.join(known[n].__name__ for n in near)}" if near else ""
-    raise ValueError(f"[explain] no operator is called {name!r}{hint}; a function of several operators is shown by "
-                     "look.graph of its result")
+        return known[key(name)], ""
+    found = applied(name)
+    if found is not None:
+        public, classes, given = found
+        if len(classes) == 1:
+            return classes[0], f"{public}({given}) applies {classes[0].__name__}"
+        raise ValueError(f"[explain] {public}({given}) applies {', '.join(c.__name__ for c in classes)}: explain one "
+                         "of them, or look.graph of its result")
+    names = {**public_names(), **{k: cls.__name__ for k, cls in known.items()}}
+    if key(name) in names:
+        raise ValueError(f"[explain] {names[key(name)]} is no operator, and what it applies was not found by calling "
+                         "it on small arrays: give look.explain a Tensor that it computed")
+    near = difflib.get_close_matches(key(name), names, 3, 0.6)
+    hint = f"; near to it are {', '.join(names[n] for n in near)}" if near else ""
+    raise ValueError(f"[explain] no operator or function is called {name!r}{hint}; look.graph of a result shows which "
+                     "operators made it")
 
 
 def _example(cls):
