@@ -625,13 +625,13 @@ def test_bad_arguments():
 
 def test_one_change_of_the_program_changes_what_follows_from_it_alone(rng):
     weights = [rng.standard_normal((6, 6)).astype(np.float32) for _ in range(3)]
-    x = tt.from_numpy(rng.standard_normal((4, 6)).astype(np.float32))
+    x = tt.tensor(rng.standard_normal((4, 6)), dtype=tt.float32)
 
     def figures(first=(), scale=1.0, lr=0.5):
         layers = [nn.Linear(6, 6, bias=False) for _ in (*first, *weights)]
         with tt.no_grad():
             for layer, w in zip(layers, (*first, *weights)):
-                layer.weight.copy_(tt.from_numpy(w))
+                layer.weight.copy_(tt.tensor(w))
         model = nn.Sequential(*layers)
         optimizer = optim.SGD(model.parameters(), lr=lr)
         with look.gradients(model, optimizer) as view:
