@@ -550,7 +550,8 @@ def test_bad_arguments():
         look.checkpointing(nn.Linear(2, 2), tt.ones(1, 2), total)
     for modules, named in (
             ({"stem": nn.Linear(2, 3), "act": nn.ReLU(), "head": nn.Linear(3, 2)}, "[model.stem, model.head]"),
-            ({"parts": nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2)})}, "[model.parts['a'], model.parts['b']]"),
+            ({"parts": nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2)})},
+             "[model.parts['a'], model.parts['b']]"),
             ({"one": nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))}, "[model.one[0], model.one[2]]")):
         model = nn.Module()
         for name, module in modules.items():

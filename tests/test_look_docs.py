@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache
+import os
 import re
 import sys
 from pathlib import Path
@@ -66,12 +67,14 @@ def compare(got, shown, measured, program) -> None:
 
 @contextlib.contextmanager
 def on_the_cpu():
-    before = tt.get_default_device()
+    before, columns = tt.get_default_device(), os.environ.pop("COLUMNS", None)
     tt.set_default_device("cpu")  # whose figures are shown
     try:
         yield
     finally:
         tt.set_default_device(before)
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
         linecache.cache.pop("example.py", None)
 
 

@@ -302,7 +302,8 @@ def test_two_networks_are_called_as_the_program_calls_them(seed, given):
                 optimizer.step()
     d, text = view.data, " ".join(str(view).split())
     assert d["optimizers"] == optimizers
-    assert [p["name"] for p in d["parameters"]] == [prefix + n for prefix in called for n, _ in net().named_parameters()]
+    own = [name for name, _ in net().named_parameters()]
+    assert [p["name"] for p in d["parameters"]] == [prefix + name for prefix in called for name in own]
     assert f"9 steps (5 by {short[0]}, 4 by {short[1]}, numbered together)" in text
     assert text.count("norm over step, numbered over all optimizers") == 2
     assert [s["optimizer"] for s in d["steps"]] == [0, 1] * 4 + [0]
