@@ -149,8 +149,8 @@ def test_the_legend_shows_what_is_drawn():
     lines = [s.get("stroke") for s in root.iter(SVG + "polyline")
              if float(s.get("points").split(",")[1].split()[0]) > below]
     dots = [c.get("fill") for c in root.iter(SVG + "circle") if float(c.get("cy")) > below]
-    assert lines == ["#1f5fbf", "#3f8f57"] and dots == ["#1f5fbf", "#c0392b"]
-    assert len(list(root.iter(SVG + "circle"))) == 5 + 2
+    assert lines == ["#1f5fbf", "#3f8f57"] and dots == ["#c0392b"]
+    assert len(list(root.iter(SVG + "circle"))) == 5 + 1
     plain = ElementTree.fromstring(Chart("t", "x", "y", series[:1]).drawing().svg())
     assert root.get("width") == plain.get("width")  # beside each other they are drawn in one size
     many = [Series(f"a series of a long name {k}", [1, 2], [k, k]) for k in range(9)]

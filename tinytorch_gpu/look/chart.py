@@ -242,7 +242,7 @@ class Chart:
                 x, y = float(LEFT), y + 18
             if series.line and len(points) != 1:
                 picture.stroke([(x, y), (x + 18, y)], color + ("-dashed" if series.dashed else ""))
-            if series.marks or len(points) == 1:
+            else:
                 picture.mark(x + 9, y, color)
             picture.text(x + 24, y + 4, name, "tick")
             x += wide
