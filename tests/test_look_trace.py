@@ -455,9 +455,10 @@ def test_every_input_that_needs_a_gradient_has_a_formula(name):
     assert not LONG.get(name) or f"longer than a line for {LONG[name]}: read the rule's source" in data["note"]
     needing = [g for g in data["gradients"] if g["needs"]]
     assert needing
-    variables = {*data["inputs"], *data["outputs"], "condition"}
-    variables |= {data["arrives"], *(f"{data['arrives']}{i}" for i in range(len(data["outputs"])))}
-    assert data["arrives"] not in data["inputs"] and not {*data["inputs"]} & {*data["outputs"]}
+    variables = {*data["inputs"], *data["outputs"], *data["arrives"]}
+    assert len(data["arrives"]) == len(data["outputs"])
+    assert len(variables) == len(data["inputs"]) + 2 * len(data["outputs"])  # no two of a name
+    variables.add("condition")
     known = {n.replace("_", "").lower() for n in (*REGISTRY, *PUBLIC)}
     for g in needing:
         assert (g["formula"] is None) == (g["input"] in long), g
@@ -540,10 +541,7 @@ def test_formulas_are_the_gradients(rng):
         data = look.explain(cls).data
         grads = [tt.tensor(rng.standard_normal(t.shape), dtype=t.dtype) for t in outs]
         tt.autograd.backward(outs, grads)
-        h = data["arrives"]
-        arriving = {h: host(grads[0])} if len(data["outputs"]) == 1 else {
-            f"{h}{i}": host(g) for i, g in enumerate(grads)}
-        values = {**dict(zip(data["outputs"], map(host, outs))), **arriving}
+        values = dict(zip([*data["outputs"], *data["arrives"]], map(host, [*outs, *grads])))
         values |= {n: host(t) for n, t in zip(data["inputs"], inputs) if t is not None}
         for g, t in zip(data["gradients"], inputs):
             words = set(re.findall(r"\b[a-z]\w*\b(?!=)", g["formula"] or "condition"))
@@ -601,6 +599,11 @@ def test_an_explanation_drawn(tmp_path):
         look.explain("isnan").save(tmp_path / "x.svg")
 
 
+def test_an_operator_of_several_outputs_drawn():
+    text = str(look.explain("gated_backward"))
+    assert "│ GatedBackward │──→ y0, y1" in text and "│←── h0, h1" in text
+
+
 def test_a_users_own_operators():
     class Cube(tt.autograd.Function):
         """x ** 3."""
@@ -634,11 +637,30 @@ def test_a_users_own_operators():
     assert data["forward"] == "y = twice(x)" and data["gradients"][0]["formula"] == "grad * 2"
 
 
+def test_complex_values_are_written_as_numbers(rng, tmp_path):
+    z = tt.tensor(np.array([1 + 2j, 3 - 1j]), requires_grad=True)
+    w = tt.tensor(np.array([[0.5 - 1j]]), requires_grad=True)
+    with look.record():
+        loss = (z * w).abs().square().sum()  # |z|^2 |w|^2, whose gradient is 2 z |w|^2
+    view = look.trace(loss)
+    assert view.data["nodes"][-1]["outputs"][0]["value"]["values"] == [[[0.5, -1.0]]]  # pairs in the data
+    for text in (view.to_html(), " ".join(str(view).split())):
+        for shown in ("[1+2j, 3-1j]", "0.5-1j", "[2.5+0j, 0.5-3.5j]",  # z, w, z w
+                      "[2.5+5j, 7.5-2.5j]", "18.75-37.5j"):  # 2 z |w|^2, 2 w |z|^2 over all of z
+            assert shown in text, shown
+        assert "[[1, 2], [3, -1]]" not in text
+    many = tt.tensor(rng.standard_normal(20) + 1j * rng.standard_normal(20), requires_grad=True)
+    text = str(look.trace((many * 2).abs().sum()))
+    sizes = np.abs(many.detach().cpu().numpy())
+    least, most = (f"{x:.3g}" for x in (sizes.min(), sizes.max()))
+    assert f"{least} to {most} (of magnitudes)" in " ".join(text.split())
+
+
 def test_what_cannot_be_explained():
-    with pytest.raises(ValueError, match=r"\[explain\] no operator is called 'tanhh'; near to it are Tanh"):
+    with pytest.raises(ValueError, match=r"\[explain\] no operator or function is called 'tanhh'; near to it are Tanh"):
         look.explain("tanhh")
-    with pytest.raises(ValueError, match="a function of several operators is shown by look.graph"):
-        look.explain(tt.einsum)
+    with pytest.raises(ValueError, match="applies Mul, Add: explain one of them, or look.graph of its result"):
+        look.explain(tt.addcmul)
     with pytest.raises(ValueError, match=r"\[explain\] the tensor has no grad_fn"):
         look.explain(tt.ones(2))
     with pytest.raises(TypeError, match=r"\[explain\] expected an operator's name, class or function, .* got int"):

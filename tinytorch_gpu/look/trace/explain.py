@@ -129,7 +129,7 @@ def _explained(cls, node, rule, why="") -> Explanation:
     data: dict = {
         "view": "explain", "name": node.name() if node is not None else cls.__name__,
         "doc": inspect.cleandoc(cls.__doc__ or ""), "module": cls.__module__, "rule": _source(cls),
-        "inputs": [], "outputs": [], "forward": None, "gradients": [], "arrives": "grad", "uses": {}, "note": why,
+        "inputs": [], "outputs": [], "forward": None, "gradients": [], "arrives": [], "uses": {}, "note": why,
     }
     if node is not None:
         data["inputs"], data["outputs"], data["arrives"] = rule.inputs, rule.outputs, rule.arrives
@@ -198,8 +198,8 @@ class Explanation(View):
         names = max(columns(name) for name, _ in rows)
         back = max(columns(text) for _, text in rows)
         box = columns(self.data["name"]) + 2
-        out = ", ".join(self.data["outputs"])
-        if names + back + box + max(4, columns(out)) + 13 > paper.width:
+        out, arrives = ", ".join(self.data["outputs"]), ", ".join(self.data["arrives"])
+        if names + back + box + max(columns(arrives), columns(out)) + 13 > paper.width:
             return []
         lines = []
         height = max(4, len(rows) * 2)
@@ -214,7 +214,7 @@ class Explanation(View):
             way = f"{name:>{names}} {paper.h * (back + 3 - columns(paper.to))}{paper.to}" if name else ""
             way += " " * (names + back + 5 - columns(way))
             right = f"{paper.h * 2}{paper.to} {out}" if k == middle else ""
-            right = f"{paper.by}{paper.h * 2} {self.data['arrives']}" if k == middle + 1 and k < height else right
+            right = f"{paper.by}{paper.h * 2} {arrives}" if k == middle + 1 and k < height else right
             lines.append(f"{way}{paper.v}{inside}{paper.v}{right}".rstrip())
         for k, (_, text) in enumerate(rows):
             under = 2 * k + 2
@@ -255,7 +255,7 @@ class Explanation(View):
         drawing.line(end, y - 6, end + 70, y - 6, "forward")
         drawing.line(end + 70, y + 6, end, y + 6, "backward")
         drawing.text(end + 78, y - 2, ", ".join(d["outputs"]), "forward")
-        drawing.text(end + 78, y + 12, d["arrives"], "backward")
+        drawing.text(end + 78, y + 12, ", ".join(d["arrives"]), "backward")
         return drawing
 
     def page(self) -> str:

@@ -19,7 +19,7 @@ from ...tensor import Tensor, make
 from ..recorder import note_of, record
 from ..terminal import shape_of
 
-__all__ = ["Rule", "expression", "input_meta", "input_names", "key", "numbered", "renamed", "rule_of", "spoken"]
+__all__ = ["Rule", "expression", "input_meta", "input_names", "key", "renamed", "rule_of", "spoken"]
 
 LONGEST = 110  # characters of a formula; longer ones explain nothing
 ARRAY = re.compile(r"\b[a-z]+\d*\[[\d,]*\]")  # of which only type and shape are known: f64[2,3]
@@ -34,13 +34,13 @@ DIRECTIONS = {"CumSum": ("reverse",), "CumProd": ("reverse",), "Shift": ("by",),
 class Rule:
     """`formulas`: the gradient of each input, None where there is none or none is short; `why`: what kept it away.
 
-    `arrives`: what the gradient of the result is called, `grad`, or `h` where an input has that name.
+    `arrives`: what the gradient of each output is called, `grad`, or `h` where an input has that name.
     """
 
     inputs: list[str]
     outputs: list[str]
     formulas: list[str | None]
-    arrives: str = "grad"
+    arrives: list[str]
     why: str = ""
 
 
@@ -146,9 +146,9 @@ def rule_of(node) -> Rule:
     """
     inputs = input_names(node)
     metas = node.metas if node.metas is not None else ((node.shape, node.dtype),)
-    rule = Rule(inputs, numbered("out" if "y" in inputs else "y", len(metas)), [None] * len(inputs),
-                "h" if "grad" in inputs else "grad")
-    outputs, arriving = rule.outputs, numbered(rule.arrives, len(metas))
+    outputs = numbered("out" if "y" in inputs else "y", len(metas))
+    arriving = numbered("h" if "grad" in inputs else "grad", len(metas))
+    rule = Rule(inputs, outputs, [None] * len(inputs), arriving)
     if not isinstance(node, Operator):
         rule.why = f"{node.name()} has a backward of its own, which is no formula"
         return rule

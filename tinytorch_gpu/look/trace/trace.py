@@ -12,7 +12,7 @@ from ..graph.graph import Graph
 from ..sample import fill, sample
 from ..terminal import Column, Paper, count_of, figure, shape_of, table, with_notes, wrap
 from ..view import View
-from .rule import ATOM, expression, numbered, renamed, rule_of
+from .rule import ATOM, expression, renamed, rule_of
 
 __all__ = ["Trace", "trace"]
 
@@ -137,7 +137,7 @@ def _operands(node, number, by_id) -> list[str | None]:
 def _own_names(rule, plain, operands, leaves) -> dict[str, str]:
     """What to write for the names of a rule: nothing else, or the operands where a name would be read as a leaf's."""
     names = {name: text for name, text in zip(rule.inputs, operands) if text is not None}
-    for i, (output, arriving) in enumerate(zip(rule.outputs, numbered(rule.arrives, len(rule.outputs)))):
+    for i, (output, arriving) in enumerate(zip(rule.outputs, rule.arrives)):
         names[output] = f"#{plain['id']}" + (f".{i}" if i else "")
         if arriving in leaves:
             names[arriving] = f"grad({names[output]})"
