@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import re
 import threading
 import weakref
 
@@ -209,6 +211,9 @@ def test_complex_half_empty_and_integer_outputs():
     assert by[2, 20]["value"]["norm"] == pytest.approx((40 * 4) ** 0.5)
     assert by[0, 3]["value"] == {"norm": 0.0, "mean": None, "min": None, "max": None}
     assert str(view) and view.to_html()
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', view.to_html(), re.S)[1])
+    values = [o["value"]["values"] for n in data["nodes"].values() for o in n["out"] if "values" in o.get("value", ())]
+    assert "[3+4j, 0+0j]" in values and [[3.0, 4.0], [0.0, 0.0]] not in values
 
 
 # lines and modules
