@@ -19,6 +19,7 @@ from tinytorch_gpu.autograd.operator import Operator
 from tinytorch_gpu.look import fusion
 from tinytorch_gpu.look.cost.cost import cost
 from tinytorch_gpu.look.fusion import gain as fusion_gain
+from tinytorch_gpu.look.fusion import products as fusion_products
 from tinytorch_gpu.look.fusion.products import cheapest
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.nn import hooks as module_hooks
@@ -203,6 +204,14 @@ def test_what_is_named_exists():
         assert hasattr(F, name) or hasattr(tt, name), name
     for place, name in ((tt.linalg, "multi_dot"), (tt.optim, "SGD"), (tt.optim, "AdamW"), (tt, "kernel")):
         assert hasattr(place, name)
+
+
+def test_imaginary_parts_are_compared_too(rng, quick, monkeypatch):
+    x = tt.tensor(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3)))
+    found = only(fusion(lambda: x @ x + x[0], measure=True))
+    assert found["use"] == "tt.addmm(bias, x, w)" and found["measured"]["agrees"]
+    monkeypatch.setattr(fusion_products.ops, "addmm", lambda c, a, b: (a @ b + c).conj() * 1)
+    assert not only(fusion(lambda: x @ x + x[0], measure=True))["measured"]["agrees"]
 
 
 def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
@@ -628,6 +637,8 @@ def test_activations_written_out_and_others_behind_a_bias(rng, quick):
         assert "bias_act has gelu, gelu_tanh, relu, silu" in " ".join(found["notes"])
     with pytest.raises(ValueError, match="must be one of gelu, gelu_tanh, relu, silu"):
         F.bias_act(x, layer.bias, "tanh")
+    i = tt.arange(16).reshape(4, 4)
+    assert fusion(lambda: F.linear(i, i, i[0]).relu()).data["findings"] == []  # of integers bias_act makes floats
     # what follows the activation stays alone, where it is one operator
     found = only(fusion(lambda: F.dropout(F.gelu(layer(x)), 0.5), measure=True))
     assert (found["operators"], found["use"]) == (["Linear", "GELU"], 'F.bias_act(F.linear(x, w), bias, "gelu")')

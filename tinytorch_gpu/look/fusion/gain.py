@@ -132,7 +132,8 @@ def _difference(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, float]
     worst, allowed = 0.0, 0.0
     for a, b in zip(ours, theirs, strict=True):
         allowed = max(allowed, TOLERANCE.get(a.dtype.name, 2e-5))
-        x, y = (np.asarray(host_array(t._array), np.float64) for t in (a, b))
+        wide = np.complex128 if a.dtype.name.startswith("complex") else np.float64
+        x, y = (np.asarray(host_array(t._array), wide) for t in (a, b))
         if x.shape != y.shape or not np.array_equal(np.isfinite(x), np.isfinite(y)):
             return math.inf, allowed
         there = np.isfinite(x)

@@ -166,7 +166,7 @@ def _biased(s: Search, product: Step, bias: Value, tree: list[Step]) -> None:
     known = _single(tree[0])
     if len(tree) == 2 and known in CURVES:  # a chain of the two saves as much, but needs a kernel of one's own
         tree = tree[:1]
-    if known is None or len(tree) > 1:
+    if known is None or len(tree) > 1 or known in CURVES and "float" not in y.array.dtype:  # not of integers
         return
     out, steps = tree[-1].out, [product, *tree]
     if known in CURVES:
