@@ -119,6 +119,17 @@ def test_bytes_and_seconds_begin_at_a_zero_that_is_near():
     assert mean.lines(paper(80))[-1].split() == ["2", "4", "5"]  # whole steps within the means
 
 
+def test_odd_ranges():
+    for xs in ([-3, -1, 2], [0, 2**60], [1.25, 1.75], [1e-12, 2e-12], [7, 7, 7], [-5.0]):
+        for log in (False, True):
+            if log and min(xs) <= 0:
+                continue
+            chart = Chart("t", "x", "y", [Series("a", xs, [-1.0] * len(xs))], log_x=log, whole=xs[0] == 1.25 or None)
+            lines = chart.lines(paper(60), 2)
+            assert len([line for line in lines if "●" in line]) == 1 and lines[-1].strip() and chart.drawing().svg()
+            assert all(LEFT <= px <= LEFT + WIDTH and TOP <= py <= TOP + HEIGHT for px, py in points(chart))
+
+
 @pytest.mark.parametrize("flat_first", [False, True])
 def test_a_dashed_line_lies_below_the_others(flat_first):
     flat = Series("limit", [1, 9], [2.0, 2.0], marks=False, dashed=True)

@@ -77,6 +77,8 @@ class Axis:
         if not self.whole:
             return ends
         first, last = math.ceil(ends[0] - 1e-9), math.floor(ends[2] + 1e-9)
+        if last < first:  # of means that lie between two
+            return ends
         return sorted({float(v) for v in (first, max(first, min(last, round(ends[1]))), last)})
 
     def ticks(self, about: int, binary: bool) -> list[float]:
@@ -142,7 +144,7 @@ class Chart:
     # text
 
     def lines(self, paper: Paper, rows: int = 12) -> list[str]:
-        """The chart in `rows` lines of cells between its axes, and what is around them."""
+        """The chart in `rows` lines of cells, at least 2, between its axes, and what is around them."""
         if self.empty:
             return wrap(paper, f"{self.title}: nothing to draw")
         fancy = paper.shows(SIGNS)

@@ -267,7 +267,7 @@ class Precision(View):
         good = [way for way in d["ways"] if way["error"] is None]
         memory = Bars(f"bytes of a train step with {d['optimizer']}, by {_meter(d)}", [
             (way["name"], [("weights", way["weights"]), ("optimizer's state", way["state"]),
-                           ("above these in a step", way["step"])], _times(way["memory_ratio"]))
+                           ("the step's own", way["step"])], _times(way["memory_ratio"]))
             for way in good], size_of)
         time = Bars(f"time of a train step on {d['device']}, median", [
             (way["name"], way["time"]["median"], _times(way["time_ratio"])) for way in good], time_of)
@@ -307,7 +307,7 @@ def _loss_cells(way) -> list[str]:
 
 
 def _times(ratio) -> str:
-    return "" if ratio == 1 else f"× {figure(ratio)}"
+    return "" if ratio == 1 else f"{figure(ratio)} × float32"
 
 
 def _total_cells(total, k) -> list[str]:
