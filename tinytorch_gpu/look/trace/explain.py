@@ -117,11 +117,11 @@ def _applied(cls):
         operands = [leaf(2, 2, at=0.2 + k / 8) for k in range(n)]
         try:
             out = cls.apply(*operands)
-            node = (out[0] if isinstance(out, tuple) else out).grad_fn
-            if node is not None and any(rule_of(node).formulas):
-                return node
         except Exception:  # another number of operands, or options: only its author knows all ways to refuse
-            continue
+            out = None
+        node = out[0].grad_fn if isinstance(out, tuple) else None if out is None else out.grad_fn
+        if node is not None and any(rule_of(node).formulas):
+            return node
     return None
 
 
