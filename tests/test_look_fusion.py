@@ -441,6 +441,24 @@ def test_a_norm_whose_result_goes_elsewhere_too_stays_alone(rng):
         ["LayerNorm", "Add"], ["Sigmoid", "Mul"]]
 
 
+def test_a_norm_with_two_results(rng):
+    x, r, w = randn(rng, 6, 5), randn(rng, 6, 5), randn(rng, 5, 5)
+
+    def both():
+        y, total = F.add_layer_norm(x, r, (5,))
+        return y.relu() + total * 2, total
+
+    found = only(fusion(both))
+    assert found["operators"] == ["AddLayerNorm", "ReLU", "Mul", "Add"] and found["reads"] == ["f32[6,5]"] * 2
+    assert found["writes"] == ["f32[6,5]"] * 2
+
+    def waiting():  # the sum needs a product, which needs the norm's other result: no kernel has both
+        y, total = F.add_layer_norm(x, r, (5,))
+        return y.relu() + total @ w
+
+    assert kinds(fusion(waiting)) == [("elementwise chain", ["ReLU", "Add"])]
+
+
 def test_numbers_are_those_of_the_listing(rng, quick):
     small, large = randn(rng, 4, 5), randn(rng, 40, 50)
 

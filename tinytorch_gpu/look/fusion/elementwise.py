@@ -145,6 +145,9 @@ def _around(s: Search, norm: Step, tree_of: dict[Step, list[Step]]) -> None:
     after = tree_of.get(y.uses[0], []) if y.uses and s.free(y.uses[0]) else []
     if y.kept or not set(y.uses) <= set(after) or after and after[-1].out.shape != y.shape:
         after = []
+    if len(norm.outputs) > 1 and any(v.step is not None and v.step.number > norm.number and v not in norm.outputs
+                                     for v in s.reads([*below, *after]) if v is not norm.out):
+        after = []  # which may wait for what is made of the other result
     if before or after:
         steps = [*before, norm, *([*below, *_reduced(s, after)] if after else [])]
         kind = "softmax and elementwise" if "Softmax" in norm.name else "norm and elementwise"
