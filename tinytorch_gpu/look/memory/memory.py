@@ -145,8 +145,9 @@ class Memory(View):
 
     def _ratio(self) -> str:
         forward = self.data["forward_only"]
-        return (f"training / forward only: {self.data['ratio']:.2f}; forward only {size_of(forward['bytes'])}, "
-                "computed from the record (each value until its last use)")
+        return (f"training / forward only: {self.data['ratio']:.2f}, of arrays and workspace: training "
+                f"{size_of(self.data['arrays'])}, forward only {size_of(forward['bytes'])}, computed from the record "
+                "(each value until its last use)")
 
     def _again(self) -> str:
         a = self.data["allocation"]
