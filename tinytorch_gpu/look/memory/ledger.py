@@ -245,9 +245,9 @@ class Ledger:
         self._forget(piece, key, unknown)
 
     def _dies_inside(self, piece, key):
-        """In a call of the ledger's own, whose difference it is not."""
+        """In a call of the ledger's own, whose difference it is not; the event that is being written still has it."""
         unknown = piece.existed and self.meter.started
-        piece.died = max(piece.born, self.now - 1)
+        piece.died = self.now
         if self.meter.counts_objects and not unknown:
             self.own += piece.bytes
         self._forget(piece, key, unknown)
