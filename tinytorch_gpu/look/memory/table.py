@@ -105,9 +105,10 @@ class _Sums:
 
     def arrays(self, t):
         """Bytes of arrays at an event's highest moment, as `forward_only` counts them: no records, no rounding, nothing
-        that is nobody's."""
+        that is nobody's, and as workspace only what came and went since the event before, not what that one had."""
         found = self.at(t)
-        return sum(found.values()) - sum([found[name] for name in ("records", "rounding", "unknown")])
+        gone = max(0, min(self.levels[t - 1], self.peaks[t]) - self.levels[t]) if t else 0
+        return sum(found.values()) - gone - sum([found[name] for name in ("records", "rounding", "unknown")])
 
     def nobodys(self, t):
         """What the meter saw beside all owners."""
