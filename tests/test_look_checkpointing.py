@@ -545,8 +545,20 @@ def test_bad_arguments():
             look.checkpointing(model, x, **{"loss": total, **options})
     with pytest.raises(ValueError, match=r"\[checkpointing\] the output of the model must be one number.*pass loss="):
         look.checkpointing(model, x)
-    with pytest.raises(ValueError, match=r"\[checkpointing\] no modules repeat in a Sequential or ModuleList of Lin"):
+    with pytest.raises(ValueError, match=r"\[checkpointing\] no modules repeat in a Sequential or ModuleList of Lin.*"
+                                         "of which this model has none"):
         look.checkpointing(nn.Linear(2, 2), tt.ones(1, 2), total)
+    for modules, named in (
+            ({"stem": nn.Linear(2, 3), "act": nn.ReLU(), "head": nn.Linear(3, 2)}, "[model.stem, model.head]"),
+            ({"parts": nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2)})},
+             "[model.parts['a'], model.parts['b']]"),
+            ({"one": nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))}, "[model.one[0], model.one[2]]")):
+        model = nn.Module()
+        for name, module in modules.items():
+            setattr(model, name, module)
+        with pytest.raises(ValueError, match=re.escape(f"one after another, blocks={named}")):
+            look.checkpointing(model, tt.ones(1, 2), total)
+        assert [type(m) for m in eval(named, {"model": model})] == [nn.Linear] * 2
     with pytest.raises(TypeError, match=r"\[checkpointing\] expected a Module, got str"):
         look.checkpointing("model", x)
 
@@ -554,5 +566,6 @@ def test_bad_arguments():
         def forward(self, x):
             return self.head(self.blocks[0](x))
 
-    with pytest.raises(ValueError, match=r"\[checkpointing\] block blocks.1 is not called"):
+    with pytest.raises(ValueError, match=r"\[checkpointing\] block blocks.1 is not called.*pass the modules that are, "
+                                         r"blocks=\[model.blocks\[0\], model.head\]"):
         look.checkpointing(Unused(), x, total)

@@ -1,6 +1,7 @@
 """tinytorch-gpu look VIEW script.py: the program runs as it is, and what is shown is what it computed."""
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -327,6 +328,165 @@ def test_step(run):
     assert any("zero_grad" in json.dumps(f) for f in data()["findings"])
 
 
+# a function of tensors alone: the gradient of sum((x w)^2) is 2 x^T x w
+TENSORS = """import json, sys
+import numpy as np
+import tinytorch_gpu as tt
+
+class State:
+    pass
+
+seen, state = [], State()
+def main():
+    rng = np.random.default_rng(3)
+    w = [tt.tensor(rng.normal(size=(4, 2)), requires_grad=True), tt.tensor(rng.normal(size=(4, 1)), requires_grad=True)]
+    state.scale = tt.tensor(rng.normal(size=4), requires_grad=True)
+    optimizer = tt.optim.SGD([*w, state.scale], lr=0.01)
+    x = rng.normal(size=(8, 4))
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = sum((tt.tensor(x) @ v).square().sum() for v in w) + state.scale.square().sum()
+        loss.backward()
+        grads = [2 * x.T @ x @ v.detach().cpu().numpy() for v in w] + [2 * state.scale.detach().cpu().numpy()]
+        seen.append([float(np.linalg.norm(g)) for g in grads])
+        optimizer.step()
+main()
+with open("seen.json", "w") as file:
+    json.dump(seen, file)
+"""
+CALLED = ["w[0]", "w[1]", "SGD's group 0 [2]"]
+
+
+def test_step_of_a_program_without_modules(run):
+    status, out, _ = run("step", "--save", "view.json", write(TENSORS))
+    d = data()
+    assert status == 0 and d["findings"] == [] and out.startswith("steps of Tensors by SGD: 3 steps, 3 backward, no pi")
+    assert {p["name"]: p["norms"] for p in d["parameters"]} == {
+        name: pytest.approx([row[k] for row in seen()], rel=1e-6) for k, name in enumerate(CALLED)}
+    assert {p["state"] for p in d["parameters"]} == {"trained"} and {p["reached"] for p in d["parameters"]} == {3}
+    run("step", "--step", "2-", "--save", "view.json", write(TENSORS.replace("        optimizer.zero_grad()\n", "")))
+    assert [(f["kind"], f["steps"]) for f in data()["findings"]] == [("zero_grad", [2])] and data()["backwards"] == 2
+    run("step", "--save", "view.json", "mine.py")  # from the first backward pass on
+    assert [(f["kind"], f["steps"]) for f in data()["findings"]] == [("zero_grad", [2, 3])] and data()["backwards"] == 3
+
+
+def test_gradients_of_a_program_without_modules(run):
+    status, out, _ = run("gradients", "--save", "view.json", write(TENSORS))
+    assert status == 0 and out.startswith("gradients of Tensors: 3 parameters")
+    assert {p["name"]: p["norm"] for p in data()["parameters"]} == {
+        name: pytest.approx([row[k] for row in seen()], rel=1e-6) for k, name in enumerate(CALLED)}
+
+
+def test_modules_of_which_only_parameters_are_used(run):
+    write("""import tinytorch_gpu as tt
+layer = tt.nn.Linear(2, 1)
+optimizer = tt.optim.SGD(layer.parameters(), lr=0.1)
+for _ in range(2):
+    optimizer.zero_grad()
+    (tt.ones(3, 2) @ layer.weight.T + layer.bias).sum().backward()
+    optimizer.step()
+""")
+    assert run("step", "--save", "view.json", "mine.py")[0] == 0
+    assert {p["name"]: p["norms"] for p in data()["parameters"]} == {
+        "weight": pytest.approx([18 ** 0.5] * 2), "bias": [3.0] * 2} and data()["models"] == ["Linear"]
+
+
+def test_step_calls_models_and_optimizers_by_their_variables(run):
+    write("""import tinytorch_gpu as tt
+G, D = tt.nn.Sequential(tt.nn.Linear(2, 3)), tt.nn.Sequential(tt.nn.Linear(3, 1))
+class Trainer:
+    def __init__(self, hidden):
+        self.hidden = hidden
+        og, od = tt.optim.Adam(G.parameters(), lr=0.1), tt.optim.Adam(D.parameters(), lr=0.1)
+        if hidden:
+            self.both = [og, od]
+            og, od = None, None
+        self.train(*(self.both if hidden else (og, od)))
+    def train(self, *several):
+        for k in range(2):
+            for o in several:
+                G.zero_grad(); D.zero_grad()
+                D(G(tt.ones(4, 2))).sum().backward()
+                o.step()
+import sys
+Trainer(len(sys.argv) > 1)
+""")
+    status, out, _ = run("step", "--save", "view.json", "mine.py")
+    d = data()
+    assert (status, sorted(d["models"]), d["optimizers"]) == (0, ["D", "G"], ["og (Adam)", "od (Adam)"])
+    assert {p["name"] for p in d["parameters"]} == {"G.0.weight", "G.0.bias", "D.0.weight", "D.0.bias"}
+    assert "by og (Adam) and od (Adam): 4 steps (2 by og, 2 by od, numbered together)" in " ".join(out.split())
+    run("step", "--save", "view.json", "mine.py", "hidden")  # no variable of their own: by the model
+    assert data()["optimizers"] == ["Adam of G", "Adam of D"]
+
+
+def test_tensor_by_its_name_needs_no_loss(run):
+    write("""import numpy as np
+import tinytorch_gpu as tt
+t = tt.tensor(np.arange(15.0).reshape(5, 3))
+parts = [t[1:], t.T]
+print("sum", np.asarray(t.cpu()).sum())
+""")
+    status, out, err = run("tensor", "--name", "t", "--save", "view.json", "mine.py")
+    assert status == 0 and out.startswith("Tensor") and "f64[5,3]" in out and "sum 105.0" in err
+    assert data()["shape"] == [5, 3] and data()["strides"] == [3, 1]
+    assert run("tensor", "--name", "parts[1]", "--save", "view.json", "mine.py")[0] == 0
+    assert data()["shape"] == [3, 5] and data()["strides"] == [1, 3]
+    status, out, err = run("tensor", "--name", "u", "mine.py")
+    assert status == 1 and not out and "[look] no tensor 'u' when the program ended, which had no backward" in err
+    assert "there are t, parts[0], parts[1]" in err
+    status, _, err = run("tensor", "mine.py")
+    assert status == 1 and "so there is no loss to look at: call one of them on what is to be seen, or give the" in err
+    write("import tinytorch_gpu as tt\nt = tt.ones(2)\nraise SystemExit(3)")
+    assert run("tensor", "--name", "t", "mine.py")[0] == 3
+
+
+def test_a_clean_result_is_no_failure(run):
+    status, out, err = run("nan", "--save", "view.svg", write(SMALL))
+    assert status == 0 and out.startswith("no NaN and no Inf in 3 operators forward, 3 backward")
+    assert "no NaN and no Inf in 3 operators forward, 3 backward" in Path("view.svg").read_text(encoding="utf-8")
+
+
+MODULE = """import json, sys
+from . import part
+__import__("tinytorch_gpu").tensor([3.0], requires_grad=True).log().backward()
+with open("seen.json", "w") as file:
+    json.dump([sys.argv, __name__, __package__, __file__, __spec__.name, part.name, sys.path[0]], file)
+"""
+
+
+@pytest.mark.parametrize("name", ["inside", "inside.train"])
+def test_a_module(run, name):
+    Path("inside").mkdir()
+    write("", "inside/__init__.py")
+    write("name = __name__", "inside/part.py")
+    write(MODULE, "inside/train.py")
+    write(MODULE, "inside/__main__.py")
+    try:
+        status, out, _ = run("graph", "--step", 1, "-m", name, "--lr", "3", "-m")
+        ours = seen()
+        assert status == 0 and out.startswith("graph of Log: 1 operator")
+        assert ("__main__.py:3 " if name == "inside" else "train.py:3 ") in out
+        subprocess.run([sys.executable, "-m", name, "--lr", "3", "-m"], check=True,
+                       env=os.environ | {"PYTHONPATH": str(ROOT)})
+        assert ours == seen()  # as Python runs it
+        status, out, err = run("graph", "-m", "inside.nothing")
+        assert status == 1 and not out and "[look] there is no module inside.nothing to run in" in err
+        write("import no_such_module", "inside/train.py")
+        status, _, err = run("graph", "-m", "inside.train")
+        assert status == 1 and "ModuleNotFoundError: No module named 'no_such_module'" in err
+    finally:
+        for module in [m for m in sys.modules if m.split(".")[0] == "inside"]:
+            del sys.modules[module]
+        importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.train", ".train", "-"])
+def test_a_module_that_is_not_there(run, name):
+    status, out, err = run("graph", "-m", name)
+    assert status == 1 and not out and "there is no module" in err and "Traceback" not in err
+
+
 def test_what_a_view_refuses_does_not_reach_the_program(run):
     write("""import tinytorch_gpu as tt
 w = tt.ones(2, requires_grad=True)
@@ -435,6 +595,15 @@ def test_width(run, width):
 def start(*argv, **environment):
     return subprocess.Popen([sys.executable, "-m", "tinytorch_gpu", "look", *map(str, argv)], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)
+
+
+@pytest.mark.parametrize("columns, width", [("200", 200), ("60", 60), ("", 80)])
+def test_a_pipe_has_the_columns_that_the_environment_says(tmp_path, monkeypatch, columns, width):
+    monkeypatch.chdir(tmp_path)
+    out, err = start("graph", write(TRAIN), 8, 1, COLUMNS=columns, PYTHONIOENCODING="utf-8").communicate(timeout=60)
+    lines = out.decode().splitlines()
+    assert max(map(len, lines)) <= width, err
+    assert any(len(line) > 80 for line in lines) == (width == 200)
 
 
 def test_a_stream_without_box_characters_gets_ascii(tmp_path, monkeypatch):

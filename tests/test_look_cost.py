@@ -9,10 +9,11 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look
 from tinytorch_gpu.autograd.node import REGISTRY
+from tinytorch_gpu.backend import gemm
 from tinytorch_gpu.look.cost import ceiling as ceilings
 from tinytorch_gpu.look.cost.backward import backward_cost
 from tinytorch_gpu.look.cost.ceiling import ceiling
-from tinytorch_gpu.look.cost.cost import Cost, cost
+from tinytorch_gpu.look.cost.cost import Cost, cost, launches
 from tinytorch_gpu.look.recorder import note_of
 from tinytorch_gpu.nn import functional as F
 
@@ -131,6 +132,10 @@ def test_backward_counts_only_what_is_wanted():
     ("Gemm", [(F32, (5, 2)), (F32, (5, 4))], [(F32, (2, 4))], {"ta": True}, 80, 120, 32),
     ("Gemm", [(F32, (0, 5)), (F32, (5, 4))], [(F32, (0, 4))], {}, 0, 80, 0),
     ("Gemm", [(F32, (2, 0)), (F32, (0, 4))], [(F32, (2, 4))], {}, 0, 0, 32),
+    ("Gemm", [None, (F32, (5, 4))], [(F32, (2, 4))], {}, 80, 80, 32),  # of a graph without a record
+    ("Gemm", [None, None], [(F32, (2, 4))], {}, None, 0, 32),
+    ("Linear", [None, (F32, (4, 5)), None], [(F32, (2, 4))], {}, 80, 80, 32),
+    ("AddMm", [(F32, (4,)), None, (F32, (5, 4))], [(F32, (2, 4))], {}, 80 + 8, 80 + 16 + 32, 64),
     ("Gelu", [(F32, (3,))], [(F32, (3,))], {}, None, None, None),
     ("GELU", [(F32, (3, 2))], [(F32, (3, 2))], {}, 30, 24, 24),
     ("BiasAct", [(F32, (3, 2)), (F32, (2,))], [(F32, (3, 2))], {"curve": "silu"}, 36, 32, 24),
@@ -188,8 +193,53 @@ def test_one_width_changes_exactly_its_figures():
     a, b = of(10), of(11)
     assert b.products - a.products == 2 * 16 * 32
     assert b.flops - a.flops == 2 * 16 * 32 + 16
-    assert b.read - a.read == 4 * (32 + 1)
-    assert b.written - a.written == 4 * 16
+    assert b.read - a.read == 4 * (32 + 1 + 16)  # the weight's row, its bias, and what that was written into
+    assert b.written - a.written == 4 * 2 * 16
+
+
+def test_a_bias_takes_a_pass_of_its_own_over_the_result(rng, monkeypatch):
+    """As often as the product's memory is really written before and after it, on a device and on the CPU."""
+    x, w, b, c = randn(rng, 5, 3), randn(rng, 4, 3), randn(rng, 4), randn(rng, 5, 4)
+    passes = []
+
+    class Counted(np.ndarray):
+        def __iadd__(self, other):
+            passes.append(("added", np.shape(other)))
+            return np.add(self, other, out=self)
+
+    folded, product = gemm._folded, gemm.cublas.product
+    monkeypatch.setattr(gemm, "_folded", lambda *args: folded(*args).view(Counted))
+
+    def counted(backend, a, b, out, alpha=1, beta=0):
+        if beta:
+            passes.append(("copied", out.shape))
+        product(backend, a, b, out, alpha, beta)
+
+    monkeypatch.setattr(gemm.cublas, "product", counted)
+    host = x.device.type == "cpu"
+    shapes = [(F32, (5, 3)), (F32, (4, 3)), (F32, (4,))]
+    turned, whole, out = (F32, (3, 4)), (F32, (5, 4)), (F32, (5, 4))
+    for run, name, given, params, moved in (
+            (lambda: F.linear(x, w, b), "Linear", shapes, {}, 4 * (5 * 3 + 4 * 3 + 4 + 3 * 5 * 4)),
+            (lambda: F.linear(x, w), "Linear", [*shapes[:2], None], {}, 4 * (5 * 3 + 4 * 3 + 5 * 4)),
+            (lambda: tt.addmm(b, x, w.T), "AddMm", [shapes[2], shapes[0], turned], {"beta": 1, "alpha": 1},
+             4 * (5 * 3 + 4 * 3 + 4 + 3 * 5 * 4)),
+            (lambda: tt.addmm(c, x, w.T, beta=2), "AddMm", [whole, shapes[0], turned], {"beta": 2, "alpha": 1},
+             4 * (5 * 3 + 4 * 3 + 4 * 5 * 4)),
+            (lambda: tt.addmm(c, x, w.T, beta=0), "AddMm", [whole, shapes[0], turned], {"beta": 0, "alpha": 1},
+             4 * (5 * 3 + 4 * 3 + 5 * 4))):
+        passes.clear()
+        with tt.no_grad():
+            run()
+        found = cost(name, given, [out], params)
+        parts = launches(found, name, given, [out], params, host=host)
+        assert len(parts) == 1 + len(passes) and found.bytes == moved
+        assert [(p.family == "copy", p.family == "elementwise") for p in parts if p.family != "products"] == [
+            (kind == "copied", kind == "added") for kind, _ in passes]
+        assert sum(p.bytes for p in parts) == found.bytes and sum(p.flops for p in parts) == found.flops
+        assert sum(p.products for p in parts) == found.products == 2 * 5 * 3 * 4
+    view = cost("Reshape", [out], [(F32, (20,))])
+    assert launches(view, "Reshape", [out], [(F32, (20,))], host=host) == []
 
 
 def test_sums_of_costs_and_what_is_unknown_in_them():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import tinytorch_gpu as tt
+from tinytorch_gpu.backend import threads
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text( measured)?\n(.*?)```\n)?", re.S)
@@ -66,12 +68,16 @@ def compare(got, shown, measured, program) -> None:
 
 @contextlib.contextmanager
 def on_the_cpu():
-    before = tt.get_default_device()
+    before, columns = tt.get_default_device(), os.environ.pop("COLUMNS", None)
+    several, threads._threads = threads._threads, 1  # how many pieces are there at once is up to the system
     tt.set_default_device("cpu")  # whose figures are shown
     try:
         yield
     finally:
         tt.set_default_device(before)
+        threads._threads = several
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
         linecache.cache.pop("example.py", None)
 
 

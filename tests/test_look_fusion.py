@@ -19,6 +19,7 @@ from tinytorch_gpu.autograd.operator import Operator
 from tinytorch_gpu.look import fusion
 from tinytorch_gpu.look.cost.cost import cost
 from tinytorch_gpu.look.fusion import gain as fusion_gain
+from tinytorch_gpu.look.fusion import products as fusion_products
 from tinytorch_gpu.look.fusion.products import cheapest
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.nn import hooks as module_hooks
@@ -183,6 +184,9 @@ def test_programs_written_out(make, options, kind, use, rng, quick):
     if "scale=1)" in use and "mask" not in use:  # two products and a softmax either way
         assert found["fused"]["bytes"] == found["now"]["bytes"]
         assert found["gain"] == pytest.approx(0, abs=1e-12)
+    elif kind == "matmul + bias":  # addmm passes over the result for the bias as often; test below
+        assert found["fused"]["bytes"] == found["now"]["bytes"]
+        assert found["fused"]["launches"] == found["now"]["launches"] == 2
     else:
         assert found["fused"]["bytes"] < found["now"]["bytes"] and found["gain"] > 0
         assert found["fused"]["launches"] < found["now"]["launches"]
@@ -200,6 +204,14 @@ def test_what_is_named_exists():
         assert hasattr(F, name) or hasattr(tt, name), name
     for place, name in ((tt.linalg, "multi_dot"), (tt.optim, "SGD"), (tt.optim, "AdamW"), (tt, "kernel")):
         assert hasattr(place, name)
+
+
+def test_imaginary_parts_are_compared_too(rng, quick, monkeypatch):
+    x = tt.tensor(rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3)))
+    found = only(fusion(lambda: x @ x + x[0], measure=True))
+    assert found["use"] == "tt.addmm(bias, x, w)" and found["measured"]["agrees"]
+    monkeypatch.setattr(fusion_products.ops, "addmm", lambda c, a, b: (a @ b + c).conj() * 1)
+    assert not only(fusion(lambda: x @ x + x[0], measure=True))["measured"]["agrees"]
 
 
 def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
@@ -290,19 +302,19 @@ def test_parts_of_patterns_that_are_needed_outside(rng):
         p = ((q @ k.T) * 0.5).softmax(-1)
         return p @ v, p
 
-    assert [f["kind"] for f in fusion(shown).data["findings"]] == []
+    assert kinds(fusion(shown)) == [("softmax and elementwise", ["Mul", "Softmax"])]
     assert only(fusion(run))["kind"] == "attention"
 
     def read():  # and here another operator reads them
         p = ((q @ k.T) * 0.5).softmax(-1)
         return p @ v, p.sum()
 
-    assert fusion(read).data["findings"] == []
+    assert kinds(fusion(read)) == [("softmax and elementwise", ["Mul", "Softmax"])]
 
     def dim():  # softmax over queries is not attention
         return ((q @ k.T) * 0.5).softmax(0) @ v
 
-    assert fusion(dim).data["findings"] == []
+    assert kinds(fusion(dim)) == [("softmax and elementwise", ["Mul", "Softmax"])]
 
 
 def test_a_variance_with_another_divisor_is_no_layer_norm(rng):
@@ -359,6 +371,117 @@ def test_a_mask_that_is_scaled_too_is_no_attention_of_ours(rng):
     bias = tt.ones(6, 6)
     view = fusion(attention(rng, mask=lambda s: (s + bias) * 0.5))
     assert "attention" not in [f["kind"] for f in view.data["findings"]]
+
+
+# normalizations and what stands around them
+
+
+@pytest.mark.parametrize("kind, layer, shape, weights", [
+    ("norm", lambda: nn.BatchNorm2d(3), (2, 3, 4, 5), 2), ("norm", lambda: nn.LayerNorm(5), (2, 3, 4, 5), 2),
+    ("norm", lambda: nn.RMSNorm(5), (6, 5), 1),
+    ("norm", lambda: nn.GroupNorm(2, 4, affine=False), (2, 4, 3), 0),
+    ("softmax", lambda: lambda x: x.softmax(-1), (6, 5), 0),
+    ("softmax", lambda: lambda x: F.log_softmax(x, 0), (6, 5), 0),
+], ids=["batch", "layer", "RMS", "group", "softmax", "log_softmax"])
+def test_normalizations_and_their_neighbours(kind, layer, shape, weights, rng, quick):
+    norm, x, n = layer(), randn(rng, *shape), math.prod(shape)
+    affine = 4 * sum(p.numel() for p in norm.parameters()) if weights else 0
+    for run, extra in ((lambda: norm(x).relu(), 1), (lambda: norm(x) * 2 + 1, 2), (lambda: norm(x * 2), 1),
+                       (lambda: (norm(x.exp()) + 1).relu(), 3)):
+        for view in (fusion(run, measure=True), fusion(recorded(run))):
+            found = only(view)
+            assert found["kind"] == f"{kind} and elementwise" and found["use"] is None and found["measured"] is None
+            assert len([name for name in found["operators"] if name != "Reshape"]) == 1 + extra
+            assert found["now"]["launches"] == 1 + extra
+            # each of them reads and writes all of x; the norm its weight and bias too
+            assert found["now"]["bytes"] == (1 + extra) * 2 * 4 * n + affine
+            assert found["fused"]["bytes"] == 2 * 4 * n + affine and found["fused"]["launches"] == 1
+            assert len(found["reads"]) == 1 + weights and found["gain"] > 0
+
+
+def recorded(run):
+    with look.record():
+        return run()
+
+
+def test_a_residual_network_and_a_reduction_behind_a_norm(rng):
+    x, one, other = randn(rng, 2, 3, 4), nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    y = randn(rng, 2, 3, 4)
+    found = only(fusion(lambda: (one(x) + y * 2).relu()))  # the other side of the sum is made in the same kernel
+    assert found["operators"] == ["BatchNorm", "Mul", "Add", "ReLU"] and found["reads"].count("f32[2,3,4]") == 2
+    found = only(fusion(lambda: (one(x) + other(y)).relu()))  # which reads what the other norm wrote
+    assert found["operators"] == ["BatchNorm", "Add", "ReLU"]
+    found = only(fusion(lambda: one(x).square().mean()))
+    assert found["operators"] == ["BatchNorm", "Pow", "Mean"] and found["writes"] == ["f32[]"]
+
+
+def test_a_norm_whose_result_goes_elsewhere_too_stays_alone(rng):
+    x, w, norm = randn(rng, 6, 5), randn(rng, 5, 5), nn.LayerNorm(5)
+
+    def read():
+        h = norm(x)
+        return h.relu(), h @ w
+
+    def kept():
+        h = norm(x)
+        return h.relu(), h
+
+    def source():  # x * 2 is needed beside the norm
+        h = x * 2
+        return norm(h), h
+
+    def wider():
+        return norm(x) * tt.ones(3, 6, 5)
+
+    for run in (read, kept, source, wider, lambda: norm(x) @ w, lambda: norm(x.relu().T @ x)):
+        assert fusion(run).data["findings"] == []
+    assert kinds(fusion(lambda: (lambda h: h * tt.sigmoid(h))(norm(x)))) == [("elementwise chain", ["Sigmoid", "Mul"])]
+    # what an operator of this package does comes first: silu here; the rest is the norm's
+    assert [f["operators"] for f in fusion(lambda: (lambda h: h * tt.sigmoid(h))(norm(x) + 1)).data["findings"]] == [
+        ["LayerNorm", "Add"], ["Sigmoid", "Mul"]]
+
+
+def test_a_norm_with_two_results(rng):
+    x, r, w = randn(rng, 6, 5), randn(rng, 6, 5), randn(rng, 5, 5)
+
+    def both():
+        y, total = F.add_layer_norm(x, r, (5,))
+        return y.relu() + total * 2, total
+
+    found = only(fusion(both))
+    assert found["operators"] == ["AddLayerNorm", "ReLU", "Mul", "Add"] and found["reads"] == ["f32[6,5]"] * 2
+    assert found["writes"] == ["f32[6,5]"] * 2
+
+    def waiting():  # the sum needs a product, which needs the norm's other result: no kernel has both
+        y, total = F.add_layer_norm(x, r, (5,))
+        return y.relu() + total @ w
+
+    assert kinds(fusion(waiting)) == [("elementwise chain", ["ReLU", "Add"])]
+
+
+def test_numbers_are_those_of_the_listing(rng, quick):
+    small, large = randn(rng, 4, 5), randn(rng, 40, 50)
+
+    def run():
+        return (small * 2).exp(), [(large * 3).sin() for _ in range(2)], large.square().cos().exp(), (small + 1).tanh()
+
+    view = fusion(run, measure=True)
+    text = str(view)
+    shown = [int(n) for n in re.findall(r"^(\d+) elementwise chain: ", text, re.M)]
+    assert shown == [1, 2, 3, 4]
+    assert [f["operators"][0] for f in view.data["findings"]] == ["Mul", "Mul", "Mul", "Pow", "Add"]
+    # by what is written and read less: 2000 elements twice, 2 x 2000, 20, 20; the repetition comes last
+    assert [f["id"] for f in view.data["findings"]] == [3, 1, 5, 2, 4]
+    assert [f["like"] for f in view.data["findings"]] == [3, 1, 1, 2, 4]
+
+
+def test_sentences_that_can_be_read(rng):
+    x, layer = randn(rng, 6, 4), nn.Linear(4, 7)
+    view = fusion(lambda: x @ x.T)
+    assert "nothing to fuse in 2 operators: none of the patterns looked for" in " ".join(str(view).split())
+    text = " ".join(str(fusion(lambda: layer(x).sigmoid())).split())
+    assert text.count("a kernel of your own") == 1
+    assert any("a graph does not show" in m for m in fusion(recorded(lambda: (x * 2).exp())).data["missing"])
 
 
 # bytes, times, patterns of access
@@ -490,12 +613,75 @@ def test_a_long_chain_is_one_finding(rng):
     assert only(fusion(run))["operators"] == ["Mul", "Sin"] * 1000
 
 
-def test_an_activation_behind_a_bias_in_the_product_has_no_operator(rng):
+LINEAR = 4 * (6 * 4 + 7 * 4)  # bytes of x and w, and of what they make
+OUT = 4 * 6 * 7
+BEHIND = {
+    "gelu": (F.gelu, "gelu"), "gelu_tanh": (lambda y: F.gelu(y, approximate="tanh"), "gelu_tanh"),
+    "relu": (F.relu, "relu"), "silu": (F.silu, "silu"),
+    "tanh": (tt.tanh, None), "sigmoid": (tt.sigmoid, None),
+}
+
+
+@pytest.mark.parametrize("how", ["gelu", "gelu_tanh", "relu", "silu"])
+@pytest.mark.parametrize("product", ["Linear", "addmm"])
+def test_an_activation_behind_a_bias_in_the_product(product, how, rng, quick):
     layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
-    found = only(fusion(lambda: F.gelu(layer(x))))
-    assert found["kind"] == "matmul + bias + activation" and found["use"] is None
-    assert found["now"]["bytes"] - found["fused"]["bytes"] == 2 * 4 * 6 * 7  # written and read between
-    assert "tinytorch_gpu.kernel" in str(fusion(lambda: F.gelu(layer(x))))
+    activation, curve = BEHIND[how]
+    w = layer.weight.T.detach()
+
+    def run():
+        return activation(layer(x) if product == "Linear" else tt.addmm(layer.bias, x, w))
+
+    use = f'F.bias_act({"F.linear(x, w)" if product == "Linear" else "x @ w"}, bias, "{curve}")'
+    for found in (only(fusion(run, measure=True)), only(fusion(recorded(run)))):
+        assert (found["kind"], found["use"]) == ("matmul + bias + activation", use)
+        # the bias passes over the product's result: written, read, written; the activation reads and writes
+        assert found["now"]["bytes"] == LINEAR + 4 * 7 + 5 * OUT and found["now"]["launches"] == 3
+        assert found["fused"]["bytes"] == LINEAR + 4 * 7 + 3 * OUT and found["fused"]["launches"] == 2
+        assert found["gain"] > 0
+    measured = only(fusion(run, measure=True))["measured"]
+    assert measured["agrees"] and measured["now"] > 0 and measured["fused"] > 0
+    given = {"F": F, "x": x, "w": layer.weight if product == "Linear" else w, "bias": layer.bias}
+    made, wanted = (t.detach().cpu().numpy() for t in (eval(use, given), run()))  # the call as it is written
+    np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_activations_written_out_and_others_behind_a_bias(rng, quick):
+    layer, x = nn.Linear(4, 7), randn(rng, 6, 4)
+    for how in ("tanh", "sigmoid"):  # bias_act has none of them
+        found = only(fusion(lambda how=how: BEHIND[how][0](layer(x)), measure=True))
+        assert found["kind"] == "matmul + bias + activation" and found["use"] is found["measured"] is None
+        assert found["fused"]["bytes"] == LINEAR + 4 * 7 + 3 * OUT and found["fused"]["launches"] == 2
+        assert "bias_act has gelu, gelu_tanh, relu, silu" in " ".join(found["notes"])
+    with pytest.raises(ValueError, match="must be one of gelu, gelu_tanh, relu, silu"):
+        F.bias_act(x, layer.bias, "tanh")
+    i = tt.arange(16).reshape(4, 4)
+    assert fusion(lambda: F.linear(i, i, i[0]).relu()).data["findings"] == []  # of integers bias_act makes floats
+    # what follows the activation stays alone, where it is one operator
+    found = only(fusion(lambda: F.dropout(F.gelu(layer(x)), 0.5), measure=True))
+    assert (found["operators"], found["use"]) == (["Linear", "GELU"], 'F.bias_act(F.linear(x, w), bias, "gelu")')
+    assert found["measured"]["agrees"]
+    assert only(fusion(lambda: (F.gelu(layer(x)) * 2).sin()))["operators"] == ["GELU", "Mul", "Sin"]
+    # a bias that bias_act does not take, and one that is scaled
+    c, w = randn(rng, 6, 7), randn(rng, 4, 7)
+    for run in (lambda: F.gelu(tt.addmm(c, x, w)), lambda: F.gelu(tt.addmm(layer.bias, x, w, beta=2)),
+                lambda: F.gelu(tt.addmm(layer.bias, x, w, alpha=2))):
+        assert not any("bias_act" in (f["use"] or "") for f in fusion(run).data["findings"])
+
+
+def test_a_bias_beside_the_product_gains_nothing_inside_of_it(rng, quick):
+    """backend/gemm.py passes over the result for the bias as the sum does."""
+    for shape in ((6, 4, 7), (60, 400, 70), (200, 3, 200)):
+        x, w, b = randn(rng, *shape[:2]), randn(rng, *shape[1:]), randn(rng, shape[2])
+        for run in (lambda x=x, w=w, b=b: x @ w + b, lambda x=x, w=w, b=b: F.linear(x, w.T) + b):
+            view = fusion(run)
+            found, c = only(view), view.data["ceiling"]
+            assert found["kind"] == "matmul + bias" and found["now"]["bytes"] == found["fused"]["bytes"]
+            assert found["now"]["launches"] == found["fused"]["launches"] == 2
+            # on a device the product may read what the bias was written into while it multiplies
+            hidden = 0 if c["device"] == "cpu" else 4 * shape[0] * shape[2] / c["bandwidth"]
+            assert -1e-12 <= found["gain"] <= hidden + 1e-12
+            assert any("a pass over the result" in note for note in found["notes"])
 
 
 # loops of updates
@@ -540,6 +726,74 @@ def test_an_optimizer_written_as_a_loop(rng, quick):
     assert found["use"] == "tt.optim.SGD(parameters, lr=0.1)" and found["measured"]["agrees"]
     for rates in ((-0.1, -0.2, -0.1), (0.1, 0.1, 0.1)):  # of each its own; uphill
         assert only(fusion(own.step, rates, measure=True))["use"] == "tt.optim.SGD(parameters)"
+
+
+LOOPS = {  # (of parameter, gradient and momentum, what is named)
+    "momentum": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b, alpha=0.1)), "lr=0.1, momentum=0.9"),
+    "operators": (lambda p, g, b: (b.__imul__(0.8), b.__iadd__(g), p.__isub__(0.3 * b)), "lr=0.3, momentum=0.8"),
+    "negative": (lambda p, g, b: (b.mul_(0.9).add_(g), p.add_(b, alpha=-0.1)), "lr=0.1, momentum=0.9"),
+    "copied": (lambda p, g, b: (b.copy_(0.9 * b + g), p.copy_(p - b * 0.1)), "lr=0.1, momentum=0.9"),
+    "velocity": (lambda p, g, b: (b.mul_(0.75).sub_(g, alpha=0.5), p.add_(b)), "lr=0.5, momentum=0.75"),
+    "decay": (lambda p, g, b: (b.mul_(0.9).add_(g + 0.25 * p), p.sub_(b / 8)),
+              "lr=0.125, momentum=0.9, weight_decay=0.25"),
+    "nesterov": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(g + 0.9 * b, alpha=0.1)),
+                 "lr=0.1, momentum=0.9, nesterov=True"),
+    "plain decay": (lambda p, g, b: p.sub_(g + p * 1e-4, alpha=0.1), "lr=0.1, weight_decay=0.0001"),
+    # what SGD does not do: the momentum before its change, another one, upwards, the gradient twice, a square
+    "late": (lambda p, g, b: (p.sub_(b, alpha=0.1), b.mul_(0.9).add_(g)), None),
+    "lookahead": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(g + 0.5 * b, alpha=0.1)), None),
+    "uphill": (lambda p, g, b: (b.mul_(0.9).add_(g), p.add_(b, alpha=0.1)), None),
+    "twice": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b + g, alpha=0.1)), None),
+    "square": (lambda p, g, b: (b.mul_(0.9).add_(g * g), p.sub_(b, alpha=0.1)), None),
+    "shrunk": (lambda p, g, b: (b.mul_(0.9).add_(g), p.mul_(0.99).sub_(b, alpha=0.1)), None),
+    "endless": (lambda p, g, b: (b.mul_(0.9).add_(g), p.sub_(b, alpha=INF)), None),
+}
+
+
+@pytest.mark.parametrize("how", LOOPS)
+def test_momentum_written_as_a_loop_against_pytorch(how, rng, quick, torch):
+    update, options = LOOPS[how]
+    params, grads = [randn(rng, 4, 3), randn(rng, 3)], [[randn(rng, 4, 3), randn(rng, 3)] for _ in range(4)]
+    buffers = [tt.zeros_like(p).detach() for p in params]
+    theirs = [torch.tensor(p.detach().cpu().numpy()) for p in params]
+
+    def step(k):
+        with tt.no_grad():
+            for p, g, b in zip(params, grads[k], buffers, strict=True):
+                update(p, g, b)
+
+    found = only(fusion(step, 0, measure=True))
+    if options is None:
+        assert found["use"] == "tt.optim.SGD(parameters)" and found["measured"] is None
+        assert any("constants" in note for note in found["notes"])
+        return
+    assert found["kind"] == "update loop" and found["use"] == f"tt.optim.SGD(parameters, {options})"
+    assert found["measured"]["agrees"] and not any("constants" in note for note in found["notes"])
+    step(1)
+    found = only(fusion(step, 2, measure=True))  # of a momentum that is not zero
+    assert found["measured"]["agrees"] and found["use"] == f"tt.optim.SGD(parameters, {options})"
+    step(3)
+    optimizer = eval(found["use"], {"tt": torch, "parameters": theirs})
+    for given in grads:
+        for p, g in zip(theirs, given, strict=True):
+            p.grad = torch.tensor(g.detach().cpu().numpy())
+        optimizer.step()
+    for p, q in zip(params, theirs, strict=True):
+        np.testing.assert_allclose(p.detach().cpu().numpy(), q.numpy(), rtol=1e-5, atol=1e-6)
+    assert ("divided by -0.5" in str(fusion(step, 2))) == (how == "velocity")
+
+
+def test_a_loop_of_other_constants_for_each_tensor_is_not_named(rng):
+    params = [randn(rng, 4), randn(rng, 5)]
+    buffers = [tt.zeros_like(p).detach() for p in params]
+
+    def step():
+        with tt.no_grad():
+            for p, b, kept in zip(params, buffers, (0.9, 0.8), strict=True):
+                b.mul_(kept).add_(p)
+                p.sub_(b, alpha=0.1)
+
+    assert only(fusion(step))["use"] == "tt.optim.SGD(parameters)"
 
 
 def test_a_whole_step_with_an_optimizer_of_ours(rng):
@@ -735,6 +989,11 @@ def test_a_graph_that_was_not_recorded_says_what_is_missing(rng):
     view = fusion((x * x).exp().sin())
     assert only(view)["operators"] == ["Mul", "Exp", "Sin"] and only(view)["line"] is None
     assert any("look.record()" in m for m in view.data["missing"])
+    layer, given = nn.Linear(3, 3), randn(rng, 2, 3, grad=False)
+    w = randn(rng, 3, 3)
+    for run in (lambda: F.gelu(layer(given)), lambda: F.gelu(given @ w), lambda: tt.addmm(w[0], given, w).relu()):
+        assert fusion(run()).data["findings"] == []  # an operand of the product is not known
+        assert len(fusion(recorded(run)).data["findings"]) == 1
 
 
 # text, pages, files

@@ -345,7 +345,97 @@ def test_a_step_that_the_scaler_skipped_counts_in_no_median():
     assert view.data["skipped"] == [2] and view.data["steps"] == 3 and d["update"][1] == 0
     assert not math.isfinite(d["norm"][1]) and d["median"]["norm"] == pytest.approx((d["norm"][0] + d["norm"][2]) / 2)
     assert math.isfinite(view.data["median_total"]) and math.isfinite(view.data["layers"][1]["median"]["signal"])
-    assert "1 step skipped by the gradient scaler after an overflow" in str(view)
+    assert "1 of 3 steps skipped by the gradient scaler" in str(view)
+    assert "3 steps watched, 1 of them" in str(view)
+    assert d["inf"][1] + d["nan"][1] > 0 and d["not_finite"] == 0 and "NaN, Inf" not in str(view)  # no finding
+
+
+class Plain(optim.Optimizer):
+    """One that knows nothing of scalers: GradScaler.step divides its gradients by unscale_, and skips it itself."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1})
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                with tt.no_grad():
+                    p.sub_(p.grad * group["lr"])
+
+
+@pytest.mark.parametrize("kind", ["unscale_", "unscale_ and clip", "step alone", "an optimizer without scaling"])
+def test_gradients_at_outputs_are_those_of_the_loss_whatever_divides_by_the_scale(rng, kind):
+    model = small()
+    x = tt.tensor(rng.standard_normal((4, 5)), dtype=tt.float32)
+    middle = model[0](x)
+    out = model[2](model[1](middle))
+    expected = [norm(g) for g in tt.autograd.grad(out.square().mean(), [middle, out])]  # no scaler
+    optimizer = (Plain if "without" in kind else optim.SGD)(model.parameters())
+    scaler = GradScaler("cpu", init_scale=2.0 ** 13, growth_interval=1)  # update() doubles it
+    with look.gradients(model, optimizer) as view:
+        for _ in range(2):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, x)).backward()
+            if "unscale_" in kind:
+                scaler.unscale_(optimizer)
+            if "clip" in kind:
+                nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            scaler.step(optimizer)
+            scaler.update()
+    for k in range(2):
+        assert [d["signal"][k] for d in view.data["layers"]] == pytest.approx(expected, rel=1e-4)
+        total = math.hypot(*[p["norm"][k] for p in view.data["parameters"]])
+        assert (total == pytest.approx(0.01, rel=1e-3)) == ("clip" in kind)
+    assert scaler.get_scale() == 2.0 ** 15 and not view.data["skipped"]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_of_a_skipped_step_nothing_is_left_in_the_next_ones_figures(plain, given):
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    model[0].weight.data.copy_(tt.tensor([[1.0, 1.0], [-1.0, -1.0]]))  # the second unit is dead
+    model[0].bias.data.zero_()
+    optimizer = (Plain if plain else optim.SGD)(model.parameters())
+    scaler = GradScaler("cpu", init_scale=2.0)
+    with look.gradients(model, optimizer if given else None) as view:
+        for scale in (1.0, float("inf"), 1.0, 1.0):
+            optimizer.zero_grad()
+            scaler.scale(loss_of(model, tt.ones(1, 2)) * scale).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+    d = by_name(view)["0.weight"]
+    assert view.data["steps"] == 4 and view.data["skipped"] == [2]
+    assert all(math.isfinite(x["signal"][k]) for x in view.data["layers"] for k in (0, 2, 3))
+    assert d["not_finite"] == 0 and d["zero_rows"] == 1 and d["zeros"][3] == d["last_zeros"] == 0.5
+
+
+def test_a_scale_that_nobody_divides_by_is_not_guessed(rng):
+    model, other = small(), small()
+    optimizer, scaler = optim.SGD(model.parameters(), lr=0.1), GradScaler("cpu", init_scale=64.0)
+    theirs = optim.SGD(other.parameters(), lr=0.1)
+    with look.gradients(model, optimizer) as view:
+        for by_hand in (True, False):
+            optimizer.zero_grad()
+            if by_hand:
+                scaler.scale(loss_of(model, tt.ones(1, 5))).backward()
+                for p in model.parameters():
+                    p.grad.div_(scaler.get_scale())
+            else:  # another model's scaler is no matter of this one's steps
+                scaler.scale(loss_of(other, tt.ones(1, 5))).backward()
+                scaler.step(theirs)
+                scaler.update()
+                loss_of(model, tt.ones(1, 5)).backward()
+            optimizer.step()
+    for x in view.data["layers"]:
+        assert x["signal"][0] is None and x["signal"][1] > 0 and x["norm"][0] > 0
+    assert "gradients at the layers' outputs are not known of 1 of 2 steps" in " ".join(str(view).split())
+    with look.gradients(model, optimizer) as view:
+        scaler.scale(loss_of(model, tt.ones(1, 5))).backward()
+        optimizer.step()
+    assert "at output" not in str(view) and "not known of 1 of 1 step:" in " ".join(str(view).split())
 
 
 def test_outputs_in_a_dictionary():
@@ -403,6 +493,7 @@ def test_nothing_stays_behind():
         return [*own, module_hooks.forward, module_hooks.forward_pre, step_hooks._pre_hooks, step_hooks._post_hooks,
                 optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
 
+    own = [GradScaler.scale, GradScaler.unscale_, GradScaler.step, nn.utils._grads]
     before = [len(t) for t in tables()]
     for chosen in (optimizer, None):
         with look.gradients(model, chosen):
@@ -416,9 +507,10 @@ def test_nothing_stays_behind():
                 seen.add(node)
                 assert node.hooks is None
                 stack += [n for n, _ in node.next_functions]
-    with pytest.raises(KeyError), look.gradients(model, optimizer):
+    with pytest.raises(KeyError), look.gradients(model, optimizer), look.step(model, optimizer):
         raise KeyError
     assert [len(t) for t in tables()] == before
+    assert [GradScaler.scale, GradScaler.unscale_, GradScaler.step, nn.utils._grads] == own
 
 
 def test_graphs_die_while_watched():
@@ -529,3 +621,27 @@ def test_bad_arguments():
     for threshold in (1, 0.5, math.inf, math.nan, True, "10"):
         with pytest.raises(ValueError, match=r"\[gradients\] threshold must be a number above 1"):
             look.gradients(small(), threshold=threshold)
+
+
+def test_one_change_of_the_program_changes_what_follows_from_it_alone(rng):
+    weights = [rng.standard_normal((6, 6)).astype(np.float32) for _ in range(3)]
+    x = tt.tensor(rng.standard_normal((4, 6)), dtype=tt.float32)
+
+    def figures(first=(), scale=1.0, lr=0.5):
+        layers = [nn.Linear(6, 6, bias=False) for _ in (*first, *weights)]
+        with tt.no_grad():
+            for layer, w in zip(layers, (*first, *weights)):
+                layer.weight.copy_(tt.tensor(w))
+        model = nn.Sequential(*layers)
+        optimizer = optim.SGD(model.parameters(), lr=lr)
+        with look.gradients(model, optimizer) as view:
+            (scale * loss_of(model, x)).backward()
+            optimizer.step()
+        return [(p["norm"][0], p["weight"][0], p["update"][0]) for p in view.data["parameters"]]
+
+    plain = np.array(figures())  # float32 sums of 36 squares: 1e-5 is a hundred roundings
+    np.testing.assert_allclose(figures(scale=2.0), plain * [2, 1, 2], rtol=1e-5)
+    np.testing.assert_allclose(figures(lr=1.0), plain * [1, 1, 2], rtol=1e-5)
+    deeper = figures(first=[np.eye(6, dtype=np.float32)])  # hands x on as it is
+    assert len(deeper) == len(plain) + 1
+    np.testing.assert_allclose(deeper[1:], plain, rtol=1e-5)

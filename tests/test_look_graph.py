@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
+import re
 import threading
 import weakref
 
@@ -209,6 +212,26 @@ def test_complex_half_empty_and_integer_outputs():
     assert by[2, 20]["value"]["norm"] == pytest.approx((40 * 4) ** 0.5)
     assert by[0, 3]["value"] == {"norm": 0.0, "mean": None, "min": None, "max": None}
     assert str(view) and view.to_html()
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', view.to_html(), re.S)[1])
+    values = [o["value"]["values"] for n in data["nodes"].values() for o in n["out"] if "values" in o.get("value", ())]
+    assert "[3+4j, 0+0j]" in values and [[3.0, 4.0], [0.0, 0.0]] not in values
+
+
+@pytest.mark.parametrize("steps", [9, 120])
+def test_the_count_of_a_repeat_stands_in_narrow_columns(steps):
+    h, x = tt.ones(3, requires_grad=True), tt.ones(3)
+    for _ in range(steps):
+        h = tt.tanh(h * 2 + x)
+    view = look.graph(h.sum())
+    (group,) = [item for item in view.data["folded"] if item.get("kind") == "repeat"]
+    count = group["count"]
+    assert count == sum(n["name"] == "Tanh" for n in operators(view)) - 1 == steps - 1
+    for width in (45, 60, 80, 200):
+        out = io.StringIO()
+        view.print(file=out, width=width)
+        assert re.search(rf"^{count} × \(Add, ", out.getvalue(), re.M), width
+    assert f"{count} × (Add, Tanh, Mul)" in view.to_svg() and "Add, Tanh, Mul" == group["label"]
+    assert "×" not in str(look.graph(h.sum(), unfold="Add, Tanh, Mul")).split("leaf ")[0]
 
 
 # lines and modules
@@ -318,7 +341,7 @@ def test_repeated_blocks_are_folded(depth):
     (repeat,) = groups(view.data["folded"], "repeat")
     assert (repeat["label"], repeat["count"]) == ("Block", depth) and repeat["operators"] == 4 * depth
     assert repeat["name"] == f"layers.0 ... layers.{depth - 1}"
-    assert f"Block × {depth}" in str(view)
+    assert f"{depth} × Block" in str(view)
 
 
 def test_a_block_that_differs_is_not_folded():

@@ -298,7 +298,25 @@ def test_several_steps_tell_of_each_and_keep_the_first():
     with look.nan() as found:
         for _ in range(KEPT + 20):
             tt.log(x)
+    assert found.data["count"] == KEPT + 20 and [e["times"] for e in found.data["events"]] == [KEPT + 20]
+    assert str(found).startswith(f"Log made NaN, {KEPT + 20} times\n")
+    with look.nan() as found:  # at as many places
+        for k in range(KEPT + 20):
+            exec(compile("\n" * k + "tt.log(x)", "places.py", "exec"), {"tt": tt, "x": x})
     assert found.data["count"] == KEPT + 20 and len(found.data["events"]) == KEPT
+
+
+def test_a_mask_of_each_step_is_one_row_and_hides_nothing():
+    x, mask = tt.ones(2, 2, requires_grad=True), tt.tensor([[True, False], [False, False]])
+    for steps in (1, 3, KEPT + 5):
+        with look.nan() as found:
+            for _ in range(steps):
+                tt.softmax(x.masked_fill(mask, -INF), 1).sum().backward()
+            tt.log(leaf(-1.0))
+        assert seen(found.data["events"]) == [("number", "MaskedFill"), ("made", "Log")]
+        assert [e["times"] for e in found.data["events"]] == [steps, 1] and first(found)[2] == "Log"
+        rows = [line for line in str(found).splitlines() if "MaskedFill" in line]
+        assert len(rows) == 1 and (f" x {steps} " in rows[0]) == (steps > 1), rows
 
 
 def test_stop_ends_the_program_there():
@@ -334,8 +352,9 @@ def test_nothing_to_find():
         (leaf(1.0) * 2).backward()
     assert found.data["first"] is None and found.data["events"] == []
     assert str(found).startswith("no NaN and no Inf in 1 operator forward, 1 backward\n")
-    with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw: no NaN and no Inf in 1 operator"):
-        found.to_svg()
+    texts = [t.text for t in ElementTree.fromstring(found.to_svg()).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["no NaN and no Inf in 1 operator forward, 1 backward",
+                     "operators under no_grad() and those that need no gradient are not watched"]
     assert "no NaN" in found.to_html()
     with look.nan() as found:
         tt.log(tt.tensor([-1.0]))

@@ -184,10 +184,11 @@ def test_the_real_package_without_a_gpu():
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("value, code, says", [
-    ("1", 0, "1 [0]"), ("0", 0, "0 []"), ("yes", 1, "TINYTORCH_NVTX must be 0 or 1, got 'yes'")])
-def test_the_environment_opens_a_block_for_the_whole_program(value, code, says):
-    if value == "1":
+@pytest.mark.parametrize("value, profiler, code, says", [
+    ("1", "", 0, "1 [0]"), ("0", "", 0, "0 []"), ("", "", 0, "0 []"), ("", "/opt/a/profiler.so", 0, "1 [0]"),
+    ("0", "/opt/a/profiler.so", 0, "0 []"), ("yes", "", 1, "TINYTORCH_NVTX must be 0 or 1, got 'yes'")])
+def test_the_environment_opens_a_block_for_the_whole_program(value, profiler, code, says):
+    if says == "1 [0]":
         pytest.importorskip("nvtx", reason="nvtx is not installed: it has no wheels for macOS")
     program = ("import sys, tinytorch_gpu as tt\n"
                "loaded = sys.modules.get('tinytorch_gpu.look.spans')\n"
@@ -198,7 +199,7 @@ def test_the_environment_opens_a_block_for_the_whole_program(value, code, says):
                "(x * 2).sum().backward()\n"
                "Late([x], lr=0.1).step()\n"
                "print(len(listeners), [0] if hasattr(Late.step, '__wrapped__') and listeners else [])\n")
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TINYTORCH_NVTX": value},
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env={**os.environ, "TINYTORCH_NVTX": value, "NVTX_INJECTION64_PATH": profiler})
     assert done.returncode == code, done.stderr
     assert says in done.stdout + done.stderr

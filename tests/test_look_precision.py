@@ -18,6 +18,7 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.amp import GradScaler, autocast
+from tinytorch_gpu.backend import threads
 from tinytorch_gpu.look.batch import run_of
 from tinytorch_gpu.look.precision.scale import counts
 from tinytorch_gpu.nn import hooks as module_hooks
@@ -198,7 +199,8 @@ def test_weights_and_state_by_hand(width):
 
 
 @pytest.mark.parametrize("name", ["float32", "float16 autocast", "bfloat16 autocast"])
-def test_bytes_of_a_step_as_tracemalloc_sees_a_hand_written_one(name):
+def test_bytes_of_a_step_as_tracemalloc_sees_a_hand_written_one(name, monkeypatch):
+    monkeypatch.setattr(threads, "_threads", 1)  # how many pieces of a GELU are there at once is up to the system
     model = nn.Sequential(nn.Linear(128, 512), nn.Tanh(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 8)).to("cpu")
     optimizer = optim.AdamW(model.parameters())
     x = tt.ones(256, 128, device="cpu")
@@ -508,6 +510,40 @@ def test_lines_fit_the_width_in_every_encoding(view, width, encoding):
         assert "precision of Sequential on" in text and "float16 autocast" in text and "2^16" in text
     if width == 200:
         assert "not shown in" not in text and "after 2 steps" in text
+
+
+def cells(text, title):
+    """{name: cells} of the five ways below a title."""
+    body = text.split(title, 1)[1]
+    body = body.split("\n\n")[0]
+    return {m[1]: m[2].split("  ") for m in re.finditer(r"^((?:b?float\d+)(?: \w+)?) {2,}(\S.*)$", body, re.M)}
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_the_figures_of_each_way_say_what_they_are_and_none_is_hidden(view, width):
+    stream = io.StringIO()
+    view.print(stream, width)
+    text = stream.getvalue()
+    hidden = re.search(r"not shown in \d+ columns: (.*)", text)
+    assert (hidden and hidden[1]) == ("subnormal" if width == 80 else None)  # of the other tables
+    flat = " ".join(text.split())
+    assert "weights + optimizer's state + the step's own = peak" in flat
+    assert "loss before the first step and after 2 steps, each with its relative difference from float32's" in flat
+    for title in ("weights  optimizer's state  step's own", "first loss  from float32's  after 2 steps"):
+        assert title in text
+    for w in view.data["ways"]:
+        found = cells(text, "bytes at the worst")[w["name"]]
+        shown = [c.strip() for c in found if c.strip()]
+        parts = [(1024 if c.endswith("KiB") else 1) * float(c.split()[0]) for c in shown[:4]]
+        assert sum(parts[:3]) == pytest.approx(parts[3], rel=0.01) and len(shown) == 5
+        assert parts[3] == pytest.approx(w["weights"] + w["state"] + w["step"], rel=0.005)
+        base = view.data["ways"][0]["losses"]
+        shown = [c.strip() for c in cells(text, "loss before the first")[w["name"]] if c.strip()]
+        for k, place in ((0, 0), (-1, 2)):
+            assert float(shown[place]) == pytest.approx(w["losses"][k], rel=1e-3)
+            assert float(shown[place + 1]) == pytest.approx((w["losses"][k] - base[k]) / base[k], rel=0.01)
+        shown = [c.strip() for c in cells(text, "time of a step")[w["name"]] if c.strip()]
+        assert shown[0] == shown[1] == shown[2] and len(shown) == 4  # of one run
 
 
 def test_files(view, tmp_path):

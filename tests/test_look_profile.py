@@ -18,6 +18,7 @@ from floors import changed, floors
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.autograd.operator import Operator
+from tinytorch_gpu.backend.kernel import use_kernels
 from tinytorch_gpu.look import spans
 from tinytorch_gpu.utils.checkpoint import checkpoint
 
@@ -225,6 +226,7 @@ def test_times_are_those_of_the_clock(clock):
     assert d["seconds"] == 38.375 and sum(q["seconds"] for q in d["parts"]) == d["seconds"]
     assert {q["part"]: q["seconds"] for q in d["parts"] if q["seconds"]} == {
         "operators forward": 7.0, "backward rules": 30.75, "modules' own code": 0.5, "all else": 0.125}
+    assert {q["part"]: q["share"] for q in d["parts"]}["backward rules"] == 30.75 / 38.375
     # twice the time of one operator changes what holds it, by as much
     model.inside[0].seconds *= 2
     with look.profile(model, device="cpu") as other:
@@ -680,6 +682,40 @@ def view():
     return p
 
 
+def test_shares_are_of_what_the_program_took(clock):
+    """A listener that takes a second at each end of a span changes the block's time and no share."""
+    class Slow(spans.Listener):
+        def begin(self, span):
+            clock.pass_(1.0)
+
+        def end(self, span, mark):
+            clock.pass_(1.0)
+
+    model, x = Ticking(clock, 1.0, back=3.0, own=0.5), tt.ones(2, requires_grad=True)
+
+    def watched():
+        with look.profile(model, device="cpu") as p:
+            model(x).backward(tt.ones(2))
+            clock.pass_(0.25)
+        return p.data
+
+    alone = watched()
+    slow = Slow()
+    spans.listen(slow)
+    try:
+        beside = watched()
+    finally:
+        spans.leave(slow)
+    assert alone["seconds"] == alone["program_seconds"] == beside["program_seconds"] == 5.0
+    assert beside["seconds"] == 5.0 + beside["overhead"]["seconds"] == 5.0 + 2 * beside["counts"]["spans"]
+    assert beside["parts"] == alone["parts"] and "the profiler" not in [q["part"] for q in beside["parts"]]
+    assert {q["part"]: q["share"] for q in beside["parts"] if q["share"]} == {
+        "operators forward": 0.2, "backward rules": 0.65, "modules' own code": 0.1, "all else": 0.05}
+    assert row(beside["operators"], "Ticks")["forward"]["time_share"] == 0.2
+    assert row(beside["operators"], "Ticks")["backward"]["time_share"] == 0.65
+    assert beside["modules"][0]["time_share"] == (1.5 + 3.25) / 5
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_text_fits(view, width):
     out = io.StringIO()
@@ -705,7 +741,7 @@ def test_files(view, tmp_path):
     assert text.count("<svg") == text.count("</svg>") == 1 and "roofline" in text and "Linear" in text
     picture = ElementTree.fromstring(view.save(tmp_path / "p.svg").read_text(encoding="utf-8"))
     texts = [t.text for t in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert "roofline" in texts and "the block's time" in texts
+    assert "roofline" in texts and "the program's time" in texts
     assert json.loads(view.to_json())["operators"][0]["name"] == view.data["operators"][0]["name"]
     assert "look.profile: " in repr(view)
     with pytest.raises(ValueError, match=r"\[save\] 'p.xml' has no ending that Profile can write: .*, .trace.json"):
@@ -774,4 +810,16 @@ def test_the_cost_of_a_span_that_no_clock_sees_is_small_and_told(view):
     o = view.data["overhead"]
     assert 0 <= o["residual_per_span"] < 1e-3 and o["spans"] == view.data["counts"]["spans"]
     assert o["residual_seconds"] == o["residual_per_span"] * o["spans"]
-    assert 0 < o["share"] < 1
+    assert 0 < o["share"] < 1 and o["seconds"] + view.data["program_seconds"] == pytest.approx(view.data["seconds"])
+    assert sum(q["share"] for q in view.data["parts"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("function, inner", [(nn.functional.geglu, "GELU"), (nn.functional.swiglu, "SiLU")])
+def test_an_operator_within_a_fused_one_has_its_own_time(function, inner):
+    a, b = (tt.ones(4, 4, requires_grad=True) for _ in range(2))
+    with use_kernels(False), look.profile() as p:  # by its formula, which applies the other
+        function(a, b).sum().backward()
+    outside, within = (row(p.data["operators"], name)["forward"] for name in ("Gated", inner))
+    assert (outside["calls"], within["calls"]) == (1, 1) and within["seconds"] > 0
+    assert outside["seconds"] - outside["own_seconds"] >= within["seconds"]
+    assert {f"{inner}Backward", "GatedBackward"} <= {r["name"] for r in p.data["rules"]}

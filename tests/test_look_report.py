@@ -21,6 +21,7 @@ from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import engine, modes
 from tinytorch_gpu.examples import gpt, run
 from tinytorch_gpu.look.report import record as report_record
+from tinytorch_gpu.look.terminal import Paper
 from tinytorch_gpu.nn import hooks as module_hooks
 from tinytorch_gpu.optim import optimizer as step_hooks
 
@@ -269,6 +270,35 @@ def test_the_known_columns_are_drawn_as_what_they_are():
     Path("r/report.json").write_text(json.dumps({**noted, "units": {"loss": "bits", "held_out": "share"}}))
     assert [c.title for c in look.report("r").curves][:2] == ["loss", "held out"]
     assert look.report("r").facts()[:2] == [("loss (bits)", "3 to 2"), ("held out (share)", "2.75 at last")]
+
+
+def test_the_memory_column_is_named_by_what_it_measures(trained, device):
+    """Beside the peak of a step's arrays stands another figure: what the operating system, or the pool, counted."""
+    view = look.report(trained)
+    most = max(float(r["memory_mib"]) for r in rows(trained) if r["memory_mib"])  # none where a step was looked into
+    name = "resident memory of the process" if device.type == "cpu" else f"memory in use on {device}"
+    facts = dict(view.facts())
+    assert "memory" not in facts and facts[name].endswith(" at most")
+    amount, unit = facts[name].split()[:2]
+    assert float(amount) * {"KiB": 2**-10, "MiB": 1, "GiB": 2**10}[unit] == pytest.approx(most, rel=0.01)
+    assert name in [c.title for c in view.curves] and f"<dt>{name}</dt>" in view.to_html()
+    Path("r").mkdir()
+    Path("r/metrics.csv").write_text("step,memory_mib\n1,20\n2,30\n")
+    assert look.report("r").facts() == [("memory, of metrics.csv", "30 MiB at most")]  # of a loop that nobody knows
+
+
+def test_curves_stand_side_by_side_in_one_size(trained):
+    """A page scales a drawing that is wider than its column: with a legend or without, they are equally wide."""
+    view = look.report(trained)
+    assert len({len(c.series) for c in view.curves}) == 2  # the losses have a legend
+    assert len({c.drawing().frame()[2] for c in view.curves}) == 1
+
+
+def test_curves_begin_at_their_first_step(rng):
+    make(rng, 1600)
+    for chart in look.report("r").curves:  # of means
+        assert chart.across.low > 10 and all(x == round(x) for x in chart.across.labelled())
+        assert "0" not in chart.lines(Paper(width=80), 8)[-1].split()
 
 
 def test_long_runs_are_drawn_by_means(rng):

@@ -275,6 +275,56 @@ def test_two_networks_that_train_against_each_other(seed):
         assert [s["optimizer"] for s in view.data["steps"]] == [1, 0] * 3
 
 
+@pytest.mark.parametrize("given", ["names", "lists", "the same model"])
+def test_two_networks_are_called_as_the_program_calls_them(seed, given):
+    tt.manual_seed(seed)
+    maker, judge = net(), net()
+    makes, judges = optim.SGD(maker.parameters(), lr=0.01), optim.SGD(judge.parameters(), lr=0.01)
+    if given == "names":
+        view = look.step({"judge": judge, "maker": maker}, {"makes": makes, "judges": judges})
+        called, optimizers, short = ("judge.", "maker."), ["makes (SGD)", "judges (SGD)"], ("makes", "judges")
+    elif given == "lists":
+        view = look.step([judge, maker], [makes, judges])
+        called, short = ("Sequential 1: ", "Sequential 2: "), ("SGD of Sequential 2", "SGD of Sequential 1")
+        optimizers = list(short)
+    else:  # two optimizers of one model
+        maker = judge = net()
+        makes = optim.SGD(maker[0].parameters(), lr=0.01)
+        judges = optim.SGD(maker[2].parameters(), lr=0.01)
+        view = look.step(maker, [makes, judges])
+        called, optimizers, short = ("",), ["SGD 1", "SGD 2"], ("SGD 1", "SGD 2")
+    with view:
+        for k in range(5):
+            for model, optimizer in ((maker, makes), (judge, judges))[:1 if k == 4 else 2]:
+                maker.zero_grad()
+                judge.zero_grad()
+                model(batch(seed)).square().mean().backward()
+                optimizer.step()
+    d, text = view.data, " ".join(str(view).split())
+    assert d["optimizers"] == optimizers
+    own = [name for name, _ in net().named_parameters()]
+    assert [p["name"] for p in d["parameters"]] == [prefix + name for prefix in called for name in own]
+    assert f"9 steps (5 by {short[0]}, 4 by {short[1]}, numbered together)" in text
+    assert text.count("norm over step, numbered over all optimizers") == 2
+    assert [s["optimizer"] for s in d["steps"]] == [0, 1] * 4 + [0]
+
+
+def test_nothing_ran_inside_the_block(made):
+    model, optimizer, x = made
+    loss_of(model, x).backward()  # .grad is there, of before
+    with look.step(model, optimizer) as view:
+        pass
+    assert {p["state"] for p in view.data["parameters"]} == {"not known"} and view.data["findings"] == []
+    text = " ".join(str(view).split())
+    assert "0 steps, 0 backward, no step to judge" in text and "no pitfall" not in text
+    assert "no backward() ran: the states of the parameters are not known" in text and "trained" not in text
+    with look.step(model, optimizer) as view:
+        loss_of(model, x).backward()
+    text = " ".join(str(view).split())
+    assert {p["state"] for p in view.data["parameters"]} == {"trained"} and "no step to judge" in text
+    assert "states of the parameters are not known" not in text
+
+
 def test_tied_weights_and_groups_with_their_own_rates(seed):
     tt.manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5))
@@ -911,7 +961,7 @@ def test_steps_that_the_scaler_skips(seed, make):
     model = net()
     optimizer = make(model.parameters())
     for factors, level in (((1.0, math.inf, 1.0), "note"), ((math.inf,) * 3, "pitfall")):
-        scaler = GradScaler(model[0].weight.device.type, init_scale=2.0)
+        scaler = GradScaler(model[0].weight.device.type, init_scale=2.0**20)
         with look.step(model, optimizer) as view, np.errstate(invalid="ignore"):
             for factor in factors:
                 optimizer.zero_grad()
@@ -926,6 +976,56 @@ def test_steps_that_the_scaler_skips(seed, make):
         assert [s["skipped"] for s in view.data["steps"]] == [math.isinf(f) for f in factors]
         assert "2.weight" in found["parameters"]
     assert "scale was lowered again and again" in found["why"]
+
+
+def scaled_steps(seed, scale, most, steps, clip=None):
+    """Steps whose gradients overflow where the loss scale is above `most`; the view, and the scale of each step."""
+    model = net()
+    optimizer, scaler = optim.SGD(model.parameters(), lr=0.01), GradScaler(model[0].weight.device.type, scale)
+    scales = []
+    with look.step(model, optimizer) as view, np.errstate(invalid="ignore"):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            scales.append(scaler.get_scale())
+            loss = model(batch(seed)).square().mean()
+            loss.register_hook(lambda g: g * (math.inf if scales[-1] > most else 1.0))
+            scaler.scale(loss).backward()
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            scaler.step(optimizer)
+            scaler.update()
+    return view, scales
+
+
+@pytest.mark.parametrize("high, least, steps, level, why", [
+    (24, 19, 12, "note", "the scaler lowers it and goes on"),  # 24 to 20 are skipped, then it has found its scale
+    (24, 19, 6, "note", "the scaler lowers it and goes on"),  # one good step says as much
+    (24, 19, 5, "pitfall", "lowered again and again, and the gradients are still not finite"),
+    (24, 19, 2, "note", "the scaler lowers it and goes on"),
+    (3, -1, 12, "pitfall", "it is not the scale"),  # they overflow at a scale of 1 too
+    (0, -1, 2, "pitfall", "it is not the scale"), (1, 0, 2, "note", "the scaler lowers it and goes on"),
+])
+def test_a_scaler_that_finds_its_scale(seed, high, least, steps, level, why):
+    view, scales = scaled_steps(seed, 2.0**high, 2.0**least, steps)
+    found = finding(view, "skipped")
+    skipped = [k for k, s in enumerate(scales) if s > 2.0**least]
+    assert scales[:len(skipped)] == [2.0 ** (high - k) for k in skipped] and len(skipped) == min(high - least, steps)
+    assert (found["level"], found["steps"]) == (level, [k + 1 for k in skipped]) and why in found["why"]
+    assert found["measured"] == {"longest": len(skipped), "open": len(skipped) if steps <= high - least else 0,
+                                 "scales": [scales[k] for k in skipped]}
+    assert ("no pitfall found, 1 note" if level == "note" else "1 pitfall") in " ".join(str(view).split())
+    if (high, steps) == (24, 12):
+        assert "steps 1 to 5 skipped by the gradient scaler, 5 in a row, at the scales 1.68e+07 to 1.05e+06" in found[
+            "what"]
+
+
+@pytest.mark.parametrize("clip, clipped", [(1e-6, 7), (1e6, 0)])
+def test_a_skipped_step_is_not_clipped(seed, clip, clipped):
+    view, scales = scaled_steps(seed, 2.0**24, 2.0**19, 12, clip)
+    c = view.data["clipping"]
+    assert (c["steps"], c["skipped"], c["clipped"], c["share"], len(c["norms"])) == (7, 5, clipped, clipped / 7, 7)
+    assert f"clipped: {clipped} of 7 steps ({clipped / 7:.0%}) at {clip:g}; 5 skipped steps not counted" in str(view)
 
 
 def test_a_loss_that_is_not_finite(made):
@@ -1254,7 +1354,7 @@ def test_a_view_while_it_watches(made):
     model, optimizer, x = made
     found = look.step(model, optimizer)
     assert "nothing was watched" in str(found) and "nothing was watched" in found.to_html()
-    assert {p["state"] for p in found.data["parameters"]} == {"not told"}
+    assert {p["state"] for p in found.data["parameters"]} == {"not known"}
     with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw"):
         found.to_svg()
     with found:
@@ -1331,9 +1431,11 @@ def test_without_an_optimizer_those_that_step_count(made):
 
 
 @pytest.mark.parametrize("given, error, message", [
-    ((None,), TypeError, "expected a Module or a list of them, got NoneType"),
-    (([net(), 3],), TypeError, "expected a Module or a list of them, got int"),
-    ((net(), "SGD"), TypeError, "expected an Optimizer or a list of them, got str"),
+    ((None,), TypeError, "expected a Module, a list or a dictionary of them, got NoneType"),
+    (([net(), 3],), TypeError, "expected a Module, a list or a dictionary of them, got int"),
+    (({"a": net(), 3: net()},), TypeError, "names of a dictionary must be strings, got 3"),
+    ((net(), {"a": 3}), TypeError, "expected an Optimizer, a list or a dictionary of them, got int"),
+    ((net(), "SGD"), TypeError, "expected an Optimizer, a list or a dictionary of them, got str"),
     ((nn.ReLU(),), ValueError, "ReLU has no parameters: there is nothing to train"),
     (([],), ValueError, "an empty list has no parameters"),
 ])

@@ -92,11 +92,22 @@ def test_lines_fit_the_width_in_every_encoding(view, width, encoding):
         assert "not shown in 60 columns" in text
 
 
-def test_a_pipe_has_80_columns_and_no_colour(view, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")
+@pytest.mark.parametrize("given", [None, "", "0", "-5", "wide"])
+def test_a_pipe_has_80_columns_and_no_colour(view, monkeypatch, given):
+    if given is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", given)
     text = printed(view)
     assert 60 < max(map(len, text.splitlines())) <= 80 and "\033" not in text
     assert str(view) + "\n" == text
+
+
+@pytest.mark.parametrize("given, width", [("60", 60), ("200", 200), ("5", 20)])
+def test_columns_of_the_environment(view, monkeypatch, given, width):
+    monkeypatch.setenv("COLUMNS", given)
+    assert printed(view) == printed(view, width) == str(view) + "\n" and "\033" not in printed(view)
+    assert printed(view, 70) != printed(view)  # the argument wins
 
 
 def test_a_terminal_has_its_own_width_and_colour(view, monkeypatch):

@@ -86,8 +86,8 @@ def __dir__():
     return sorted({*globals(), *_SUBPACKAGES, *_LATE})
 
 
-# ranges for NVIDIA's profilers; else nothing of look is imported here
-if _os.environ.get("TINYTORCH_NVTX", "").strip() not in ("", "0"):
+# ranges for NVIDIA's profilers, where one has started this program or they are asked for; else look is not imported
+if (_os.environ.get("TINYTORCH_NVTX", "").strip() or _os.environ.get("NVTX_INJECTION64_PATH") or "0") != "0":
     from .look import nvtx as _nvtx
 
     _nvtx.from_environment()

@@ -176,7 +176,10 @@ class Run:
 
     def log(self, amount: int, **values) -> None:
         """Writes a row of metrics.csv for this step and shows it; `amount` is the work in units since the last row."""
-        memory = devices.backend_for(self.device).memory_stats(self.device.index)["peak"] / 2**20
+        stats = devices.backend_for(self.device).memory_stats(self.device.index)
+        # while a step is looked into, tracemalloc counts arrays alone, not the process as in the other rows
+        traced = self._looking is not None and stats.get("source") == "tracemalloc"
+        memory = math.nan if traced else stats["peak"] / 2**20
         self._skip()
         amount *= (self._steps - self._watched) / self._steps if self._steps else 1
         speed = amount / max(time.perf_counter() - self._mark, 1e-9) if amount else math.nan
@@ -192,7 +195,8 @@ class Run:
             csv.writer(self._metrics).writerow(_cells(row))
             self._metrics.flush()
         held = next((row["held_out"] for row in reversed(self.rows) if not math.isnan(row["held_out"])), None)
-        text = f"loss {row['loss']:.3f}, {speed:,.0f} {self.unit}/s, {memory:,.0f} MiB"
+        text = f"loss {row['loss']:.3f}, {speed:,.0f} {self.unit}/s"
+        text += "" if traced else f", {memory:,.0f} MiB"
         self._bar.set_postfix_str(text + (f", held out {held:.3f}" if held is not None else ""), refresh=False)
         self._mark, self._steps, self._watched = time.perf_counter(), 0, 0
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .drawing import BOXES, STROKES, Drawing, stack
-from .terminal import Paper, columns, figure, size_of, wrap
+from .terminal import Paper, columns, figure, size_of, time_of, wrap
 
 __all__ = ["Bars", "Chart", "Series", "stack"]
 
@@ -15,6 +15,7 @@ SIGNS, ASCII_SIGNS = "●▲■◆○△□◇", "ox+*#@%&"
 FILLS, ASCII_FILLS = "█▓▒░", "#=-."
 WIDTH, HEIGHT = 560, 260  # pixels within the axes
 LEFT, TOP, BOTTOM = 84, 34, 46
+INSET = 0.025  # of the axes, between their ends and the first and the last point: no dot lies on a frame
 
 STROKES.update({f"series-{k}": (color, 1.8, "") for k, color in enumerate(COLORS)})
 STROKES.update({f"series-{k}-dashed": (color, 1.4, "5 4") for k, color in enumerate(COLORS)})
@@ -37,21 +38,24 @@ class Series:
 
 
 class Axis:
-    """One direction of a chart: the range of its values, where a value lies in it (0 to 1), and ticks."""
+    """One direction of a chart: the range of its values, where a value lies in it (0 to 1), and ticks.
 
-    def __init__(self, values, log):
-        self.log = log
+    `whole`: a count of things, as steps: it begins at its first value, and no tick lies between two whole numbers.
+    """
+
+    def __init__(self, values, log, whole=False):
+        self.log, self.whole = log, whole
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
             if high - low < 1e-9:
                 low, high = low - 0.5, high + 0.5
         else:
-            if low >= 0 and low < 0.4 * high:  # zero is shown where it is near
+            if low >= 0 and low < 0.4 * high and not whole:  # zero is shown where it is near
                 low = 0.0
             if high <= low:
-                margin = abs(low) / 2 or 0.5
-                low, high = low - margin, high + margin
+                margin = 0.5 if whole else abs(low) / 2 or 1.0
+                low, high = low - margin if low or whole else 0.0, high + margin
         self.low, self.high = low, high
 
     def share(self, value) -> float:
@@ -62,6 +66,21 @@ class Axis:
         value = self.low + share * (self.high - self.low)
         return 10 ** value if self.log else value
 
+    def place(self, value) -> float:
+        """`share` in a picture, where the ends are inset; an axis from zero keeps zero at its end."""
+        low = 0.0 if self.low == 0 and not self.log and not self.whole else INSET
+        return low + self.share(value) * (1 - low - INSET)
+
+    def labelled(self) -> list[float]:
+        """First, middle and last value, of a whole axis the whole ones among them."""
+        ends = [self.value(0.0), self.value(0.5), self.value(1.0)]
+        if not self.whole:
+            return ends
+        first, last = math.ceil(ends[0] - 1e-9), math.floor(ends[2] + 1e-9)
+        if last < first:  # of means that lie between two
+            return ends
+        return sorted({float(v) for v in (first, max(first, min(last, round(ends[1]))), last)})
+
     def ticks(self, about: int, binary: bool) -> list[float]:
         """Round values within the range, about as many as asked for; powers of two times 1024 to a power if binary."""
         low, high = self.value(0.0), self.value(1.0)
@@ -70,7 +89,7 @@ class Axis:
             first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
             if not binary and last - first < 3:
                 return [m * 10.0 ** k for k in range(first - 1, last + 1) for m in (1, 2, 5)
-                        if low * 0.999 <= m * 10.0 ** k <= high * 1.001]
+                        if low * (1 - 1e-9) <= m * 10.0 ** k <= high * (1 + 1e-9)]
             each = max(1, math.ceil((last - first) / about))
             return [base ** k for k in range(first, last + 1, each)]
         rough = (high - low) / about
@@ -79,21 +98,29 @@ class Axis:
         else:
             unit = 10.0 ** math.floor(math.log10(rough))
             step = next((m * unit for m in (1, 2, 5) if m * unit >= rough * 0.999), 10 * unit)
+        step = max(step, 1.0) if self.whole else step
         first = math.ceil(low / step - 1e-9)
         return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 class Chart:
-    """Lines over two axes. `x_text`, `y_text` write a value; axes named `x` and `y`, logarithmic if asked."""
+    """Lines over two axes. `x_text`, `y_text` write a value; axes named `x` and `y`, logarithmic if asked.
+
+    `whole`: x counts, as steps do: no tick between two whole numbers, and the axis begins at the first one; by itself
+    where all x are whole numbers other than bytes and seconds. Dashed series are drawn below the others.
+    """
 
     def __init__(self, title: str, x: str, y: str, series: Sequence[Series], log_x=False, log_y=False,
-                 x_text: Callable = figure, y_text: Callable = figure):
+                 x_text: Callable = figure, y_text: Callable = figure, whole: bool | None = None):
         self.title, self.x, self.y, self.series = title, x, y, list(series)
-        self.log_x, self.log_y, self.x_text, self.y_text = log_x, log_y, x_text, y_text
+        self.log_x, self.log_y, self.y_text = log_x, log_y, y_text
         self.points = [self._shown(s) for s in self.series]
         everything = [p for points in self.points for p in points]
         self.empty = not everything
-        self.across = Axis([p[0] for p in everything] or [1.0], log_x)
+        if whole is None:
+            whole = x_text not in (size_of, time_of) and all(p[0] == round(p[0]) for p in everything)
+        self.x_text = _whole if whole and x_text is figure else x_text
+        self.across = Axis([p[0] for p in everything] or [1.0], log_x, whole)
         self.up = Axis([p[1] for p in everything] or [1.0], log_y)
 
     def _shown(self, series) -> list[tuple[float, float]]:
@@ -102,6 +129,11 @@ class Chart:
 
         return [(float(x), float(y)) for x, y in zip(series.xs, series.ys, strict=True)
                 if there(x, self.log_x) and there(y, self.log_y)]
+
+    def _in_order(self):
+        """(place, series, points), what is drawn above the others last."""
+        several = enumerate(zip(self.series, self.points))
+        return [(k, s, points) for k, (s, points) in sorted(several, key=lambda x: not x[1][0].dashed)]
 
     def _axes(self) -> str:
         def named(name, log):
@@ -112,44 +144,58 @@ class Chart:
     # text
 
     def lines(self, paper: Paper, rows: int = 12) -> list[str]:
-        """The chart in `rows` lines of cells between its axes, and what is around them."""
+        """The chart in `rows` lines of cells, at least 2, between its axes, and what is around them."""
         if self.empty:
             return wrap(paper, f"{self.title}: nothing to draw")
         fancy = paper.shows(SIGNS)
         signs = SIGNS if fancy else ASCII_SIGNS
-        labels = [self.y_text(self.up.value(1 - (r + 0.5) / rows)) if r % 3 == 0 or r == rows - 1 else ""
-                  for r in range(rows)]
+        parts = max(1, (rows - 1) // 3)  # a label at every third row or so, at the first and the last one
+        named = {round(k * (rows - 1) / parts) for k in range(parts + 1)}
+        labels = [self.y_text(self.up.value(1 - r / (rows - 1))) if r in named else "" for r in range(rows)]
         left = min(max(map(columns, labels)), paper.width // 3)
         wide = max(4, min(paper.width - left - 2, 96))
-        grid = [[" "] * wide for _ in range(rows)]
-        for k, (series, points) in enumerate(zip(self.series, self.points)):
-            self._draw(grid, points, signs[k % len(signs)], paper.dot, series)
         out = wrap(paper, f"{self.title}: {self._axes()}")
         if len(self.series) > 1:
-            out += wrap(paper, "  ".join(f"{signs[k % len(signs)]} {s.name}" for k, s in enumerate(self.series)), "  ")
+            out += _legend(paper, [(signs[k % len(signs)], s.name) for k, s in enumerate(self.series)])
         out += [f"{paper.cut(label, left, right=True)} {paper.v}{''.join(row)}".rstrip()
-                for label, row in zip(labels, grid)]
+                for label, row in zip(labels, self._grid(rows, wide, signs, paper.dot))]
         out.append(" " * (left + 1) + paper.bl + paper.h * wide)
-        first, last = self.x_text(self.across.value(0.0)), self.x_text(self.across.value(1.0))
-        middle = self.x_text(self.across.value(0.5))
-        gap = wide - columns(first) - columns(middle) - columns(last)
-        ends = f"{first}{' ' * (gap // 2)}{middle}{' ' * (gap - gap // 2)}{last}" if gap > 8 else f"{first} to {last}"
-        out.append(paper.cut(" " * (left + 2) + ends, paper.width).rstrip())
+        out.append(paper.cut(" " * (left + 2) + self._below(wide), paper.width).rstrip())
         return out
 
-    def _draw(self, grid, points, sign, dot, series):
-        rows, wide = len(grid), len(grid[0])
-        cells = [(min(wide - 1, int(self.across.share(x) * wide)), min(rows - 1, int((1 - self.up.share(y)) * rows)))
-                 for x, y in points]
-        if series.line:
-            for (x0, y0), (x1, y1) in zip(cells, cells[1:]):
-                far = max(abs(x1 - x0), abs(y1 - y0))
-                for k in range(1, far):
-                    x, y = round(x0 + (x1 - x0) * k / far), round(y0 + (y1 - y0) * k / far)
-                    if grid[y][x] == " ":
-                        grid[y][x] = dot if series.marks else sign
-        for x, y in cells:
-            grid[y][x] = sign
+    def _below(self, wide) -> str:
+        """The values of the first, the middle and the last cell, below these."""
+        values = self.across.labelled()
+        texts = [self.x_text(v) for v in values]
+        if sum(map(columns, texts)) + 4 * len(texts) > wide:
+            return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
+        line = ""
+        for value, text in zip(values, texts):
+            begin = min(round(self.across.share(value) * (wide - 1) - (columns(text) - 1) / 2), wide - columns(text))
+            line += " " * (max(0, begin) - columns(line)) + text
+        return line
+
+    def _grid(self, rows, wide, signs, dot) -> list[list[str]]:
+        """Cells: the lines of dashed series, the others', then the points: what comes later stands above."""
+        grid = [[" "] * wide for _ in range(rows)]
+        cells = {k: [(round(self.across.share(x) * (wide - 1)), round((1 - self.up.share(y)) * (rows - 1)))
+                     for x, y in points] for k, _, points in self._in_order()}
+        for dashed in (True, False):
+            taken = set()  # by lines of this kind: the first one stays
+            for k, series, _ in self._in_order():
+                if not series.line or series.dashed != dashed:
+                    continue
+                sign = dot if series.marks else signs[k % len(signs)]
+                line = [cell for a, b in zip(cells[k], cells[k][1:]) for cell in _between(a, b)]
+                for x, y in [*line, *(() if series.marks else cells[k])]:
+                    if (x, y) not in taken:
+                        grid[y][x] = sign
+                taken.update(line, () if series.marks else cells[k])
+        for k, series, _ in self._in_order():
+            if series.marks or not series.line or len(cells[k]) == 1:
+                for x, y in cells[k]:
+                    grid[y][x] = signs[k % len(signs)]
+        return grid
 
     # picture
 
@@ -157,8 +203,8 @@ class Chart:
         """The chart with axes, grid and legend."""
         names = [s.name for s in self.series] if len(self.series) > 1 else []
         right = LEFT + WIDTH
-        legend = max([len(n) for n in names], default=0) * 6.8 + 44 if names else 24
-        picture = Drawing(max(right + legend, len(self.title) * 8.9 + 24), TOP + HEIGHT + BOTTOM)
+        longest = max([len(n) * 6.8 + 44 for n in names], default=0)
+        picture = Drawing(max(right + 24, LEFT + longest, len(self.title) * 8.9 + 24), TOP + HEIGHT + BOTTOM)
         picture.text(10, 18, self.title, "title")
         if self.empty:
             picture.text(LEFT, TOP + 24, "nothing to draw", "shape")
@@ -166,7 +212,7 @@ class Chart:
         picture.boxes.append((LEFT, TOP, WIDTH, HEIGHT, "plot", ""))
 
         def at(x, y):
-            return LEFT + self.across.share(x) * WIDTH, TOP + (1 - self.up.share(y)) * HEIGHT
+            return LEFT + self.across.place(x) * WIDTH, TOP + (1 - self.up.place(y)) * HEIGHT
 
         for y in self.up.ticks(6, self.y_text is size_of):
             height = at(self.across.value(0.0), y)[1]
@@ -178,20 +224,54 @@ class Chart:
             picture.text(place, TOP + HEIGHT + 15, self.x_text(x), "tick", "middle")
         picture.stroke([(LEFT, TOP), (LEFT, TOP + HEIGHT), (right, TOP + HEIGHT)], "axis")
         picture.text(LEFT + WIDTH / 2, TOP + HEIGHT + 34, self._axes(), "shape", "middle")
-        for k, (series, points) in enumerate(zip(self.series, self.points)):
-            color = f"series-{k % len(COLORS)}"
-            places = [at(*p) for p in points]
+        for k, series, points in self._in_order():
+            color, places = f"series-{k % len(COLORS)}", [at(*p) for p in points]
             if series.line and len(places) > 1:
                 picture.stroke(places, color + ("-dashed" if series.dashed else ""))
             if series.marks or len(places) == 1:
                 for (x, y), (mx, my) in zip(points, places):
                     picture.mark(mx, my, color, f"{series.name}: {self.x_text(x)}, {self.y_text(y)}")
-            if names:
-                y = TOP + 12 + 18 * k
-                picture.stroke([(right + 12, y), (right + 30, y)], color + ("-dashed" if series.dashed else ""))
-                picture.text(right + 36, y + 4, series.name, "tick")
-        picture.height = max(picture.height, TOP + 18 * len(names) + 12)
+        if names:
+            self._name(picture, names)
         return picture
+
+    def _name(self, picture, names) -> None:
+        """The legend, in rows below the axes: charts are as wide with it as without."""
+        x, y = float(LEFT), picture.height
+        for k, (series, points, name) in enumerate(zip(self.series, self.points, names)):
+            color, wide = f"series-{k % len(COLORS)}", len(name) * 6.8 + 44
+            if x > LEFT and x + wide > LEFT + WIDTH:
+                x, y = float(LEFT), y + 18
+            if series.line and len(points) != 1:
+                picture.stroke([(x, y), (x + 18, y)], color + ("-dashed" if series.dashed else ""))
+            else:
+                picture.mark(x + 9, y, color)
+            picture.text(x + 24, y + 4, name, "tick")
+            x += wide
+        picture.height = y + 16
+
+
+def _whole(value) -> str:
+    return f"{value:,.0f}"
+
+
+def _between(a, b) -> list[tuple[int, int]]:
+    """The cells on the straight way from one to another, without these."""
+    far = max(abs(b[0] - a[0]), abs(b[1] - a[1]))
+    return [(round(a[0] + (b[0] - a[0]) * k / far), round(a[1] + (b[1] - a[1]) * k / far)) for k in range(1, far)]
+
+
+def _legend(paper, items) -> list[str]:
+    """(sign, name) of each beside the next one, as many in a line as fit; a sign stands with its name's first word."""
+    lines: list[str] = []
+    for sign, name in items:
+        text = f"{sign} {paper.clean(name)}"
+        if lines and columns(lines[-1]) + 2 + columns(text) <= paper.width:
+            lines[-1] += "  " + text
+        else:
+            first, *more = wrap(paper, f"{sign}_{name}", "  ")  # a word of them, so that no line ends between
+            lines += [first.replace("_", " ", 1), *more]
+    return lines
 
 
 class Bars:
@@ -219,7 +299,7 @@ class Bars:
         fills = FILLS if paper.shows(FILLS) else ASCII_FILLS
         out = wrap(paper, self.title)
         if self.parts:
-            out += wrap(paper, "  ".join(f"{fills[k % len(fills)]} {name}" for k, name in enumerate(self.parts)), "  ")
+            out += _legend(paper, [(fills[k % len(fills)], name) for k, name in enumerate(self.parts)])
         left = min(max(columns(paper.clean(label)) for label, _, _ in self.rows), paper.width // 3)
         words = [self._words(parts, note) for _, parts, note in self.rows]
         right = min(max(columns(paper.clean(w)) for w in words), paper.width // 2 - 4)

@@ -57,9 +57,10 @@
   function draw(item) {
     if (item.node !== undefined) return drawNode(item.node, item.name);
     const box = make("div", `group ${item.kind}${item.shown ? " open" : ""}`);
-    const times = item.kind === "repeat" ? ` × ${item.parts.length}` : "";
+    const label = item.label.includes(",") ? `(${item.label})` : item.label;
+    const named = item.kind === "repeat" ? `${item.parts.length} × ${label}` : item.label;
     const title = make("button", "title");
-    title.append(make("b", "", `${item.shown ? "▾" : "▸"} ${item.label}${times}`), " ", make("span", "soft", item.name));
+    title.append(make("b", "", `${item.shown ? "▾" : "▸"} ${named}`), " ", make("span", "soft", item.name));
     if (!item.shown) title.append(make("div", "soft", `${item.size} operators and leaves`));
     title.setAttribute("aria-expanded", String(item.shown));
     title.onclick = () => { item.shown = !item.shown; render(); };

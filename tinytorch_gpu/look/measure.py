@@ -12,7 +12,7 @@ import numpy as np
 from ..backend.device import backend_for
 from ..backend.device import device as Device
 
-__all__ = ["HostMeter", "PoolMeter", "Use", "memory", "meter_of", "peak", "seconds", "spread"]
+__all__ = ["HostMeter", "PoolMeter", "Use", "differs", "elsewhere", "memory", "meter_of", "peak", "seconds", "spread"]
 
 
 def seconds(run, device, repeats: int = 5, warm: int = 1, prepare=None) -> list[float]:
@@ -105,6 +105,19 @@ def _place(name, run, device):
         raise TypeError(f"[{name}] expected a function without arguments, got {type(run).__name__}: write lambda: ...")
     where = Device(device)
     return backend_for(where), where.index
+
+
+def differs(where, device) -> bool:
+    """Whether an array's device is another one than `device`, whose number may be left open."""
+    return where.type != device.type or None not in (where.index, device.index) and where.index != device.index
+
+
+def elsewhere(counts, what, device) -> list[str]:
+    """A sentence about operators that ran on other devices than the measured one; [] where there were none."""
+    if not counts:
+        return []
+    found = ", ".join(f"{n:,} on {where}" for where, n in counts.items())
+    return [f"operators that ran elsewhere: {found}; {what} of {device} alone was measured: pass the model, or device="]
 
 
 # meters

@@ -8,8 +8,9 @@ import numpy as np
 from ..autograd.operands import wide
 from ..backend import dtypes
 from ..backend.device import backend_of, host_array
+from .terminal import figure
 
-__all__ = ["SMALL", "Sample", "fill", "sample"]
+__all__ = ["SMALL", "Sample", "fill", "sample", "values_text"]
 
 SMALL = 16  # elements of an array whose values are kept
 
@@ -52,6 +53,24 @@ def _plain(array):
         array = array.astype(np.float32)
     found = array.tolist()
     return found if isinstance(found, list) else [found]
+
+
+def values_text(values, dtype: str) -> str:
+    """A sample's values as nested lists; a single number without brackets, a complex one as 1+2j."""
+    return _written(_joined(values) if dtype.startswith("complex") else values)
+
+
+def _joined(values):
+    """With numbers for pairs of real and imaginary part."""
+    return [_joined(v) for v in values] if isinstance(values[0], list) else complex(*values)
+
+
+def _written(values) -> str:
+    while isinstance(values, list) and len(values) == 1:
+        values = values[0]
+    if isinstance(values, list):
+        return f"[{', '.join(map(_written, values))}]"
+    return figure(values, 5) if isinstance(values, (float, complex)) else str(values)
 
 
 def sample(array) -> Sample:

@@ -9,8 +9,9 @@ from ..autograd.saved import SavedTensor
 from ..backend import dtypes
 from ..backend.device import is_array
 from ..tensor import Tensor
+from ..utils.checkpoint import _Frame, _Handle
 
-__all__ = ["Saved", "kept_of", "memory_of", "root_of", "saved_of"]
+__all__ = ["Saved", "arrays_of", "checkpointed", "checkpoints_of", "kept_of", "memory_of", "root_of", "saved_of"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,24 @@ def root_of(array) -> tuple[object, int]:
 def kept_of(node) -> list | tuple | None:
     """[(value, source), ...] of what a node keeps for backward; None where a backward has freed it already."""
     return _of_operator(node) if isinstance(node, Operator) else _of_function(node)
+
+
+def checkpoints_of(node) -> list:
+    """The checkpointed calls that a node's saved values are computed again by."""
+    handles = [v for v, source in kept_of(node) or () if source == "packed" and isinstance(v, _Handle)]
+    return list({id(h.frame): h.frame for h in handles}.values())
+
+
+def arrays_of(frame: _Frame) -> list:
+    """The arrays that a checkpointed call keeps to run again: its arguments."""
+    kept = (*frame.args, *frame.kwargs.values())
+    saved = [v[0].array for v in kept if v.__class__ is tuple and len(v) == 2 and isinstance(v[0], SavedTensor)]
+    return [a for a in saved if is_array(a)]
+
+
+def checkpointed(node) -> list:
+    """The arrays that are kept to compute again what a node has saved."""
+    return [a for frame in checkpoints_of(node) for a in arrays_of(frame)]
 
 
 def saved_of(node) -> tuple[Saved, ...] | None:

@@ -30,7 +30,8 @@ class View:
         raise NotImplementedError(f"[{type(self).__name__}] page is not written")
 
     def print(self, file=None, width: int | None = None) -> None:
-        """Write the text to `file`, sys.stdout by default, in `width` columns: the terminal's, or 80 elsewhere.
+        """Write the text to `file`, sys.stdout by default, in `width` columns: without it COLUMNS of the
+        environment, the terminal's, or 80 elsewhere.
 
         Colour on terminals without NO_COLOR; plain ASCII where the stream's encoding lacks box characters.
         """
@@ -58,9 +59,13 @@ class View:
     def save(self, path) -> Path:
         """Write a file in the format of its ending; returns its path.
 
-        Raises: ValueError for an ending that this view has not, ImportError for .png without matplotlib.
+        Raises: TypeError for what is no path, ValueError for an ending that this view has not, ImportError for .png
+        without matplotlib.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError:
+            raise TypeError(f"[save] expected a path, got {type(path).__name__}") from None
         ending = path.suffix[1:].lower()
         if ending not in self.endings():
             known = ", ".join("." + e for e in self.endings())

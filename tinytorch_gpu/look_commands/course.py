@@ -8,7 +8,7 @@ from ..look.backward_calls import BackwardCalls
 from ..nn import hooks as modules
 from ..optim.optimizer import register_optimizer_step_post_hook
 from .script import Enough
-from .subjects import Made, model_of, named_tensors
+from .subjects import Made, loose_of, model_of, named_tensors
 
 __all__ = ["Course"]
 
@@ -84,6 +84,17 @@ class Course:
                     table[key](module, args, output)
 
     def _before(self, tensors, what) -> None:
+        if self.look.needs == "model" and self.model is None and not self._over:
+            several = self._made.alive()
+            self.model = model_of(None, several)  # Modules of which only the parameters are used
+            self.model = loose_of(several) if self.model is None else self.model
+            if self.model is not None and self._watching:
+                known = BackwardCalls._listeners
+                self._tell("found", self.model, several)
+                self._behind()
+                for other in BackwardCalls._listeners:  # this pass is told to those that stood before it
+                    if other not in known and other.before is not None:
+                        other.before(tensors, what)
         self.passes += 1
         self.all_passes += 1
         self._pass("before", tensors)

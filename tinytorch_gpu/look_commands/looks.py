@@ -9,7 +9,7 @@ from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
 from .script import Enough
-from .subjects import Models
+from .subjects import Models, names_of
 
 __all__ = ["LOOKS", "Look"]
 
@@ -46,6 +46,9 @@ class Look:
     def after(self, tensors: tuple[Tensor, ...], names: dict[str, Tensor]) -> None: ...
 
     def end(self) -> None: ...
+
+    def over(self, names: dict[str, Tensor]) -> None:
+        """The program has ended, without a backward pass; `names` are its variables' then."""
 
 
 def leaves(names):
@@ -216,9 +219,10 @@ class Step(Block):
             self.found(model, optimizers)
 
     def found(self, model, optimizers):
-        models = list(model.values()) if isinstance(model, Models) else [model]
         own = {id(p) for p in model.parameters()}
-        self.open(look.step(models, [o for o in optimizers if _steps_one_of(o, own)]))
+        several = [o for o in optimizers if _steps_one_of(o, own)]
+        self.open(look.step(dict(model.items()) if isinstance(model, Models) else model,
+                            names_of(several) or several if len(several) > 1 else several))
 
 
 class OneTensor(Look):
@@ -228,8 +232,8 @@ class OneTensor(Look):
 
     @staticmethod
     def options(parser):
-        parser.add_argument("--name", help="a variable that is there at the backward pass, w or weights[0], or a "
-                                           "parameter of the model, layers.0.weight")
+        parser.add_argument("--name", help="a variable that is there at the backward pass, at the end of a program "
+                                           "without one, w or weights[0]; or a parameter of the model, layers.0.weight")
 
     def after(self, tensors, names):
         name = self.given.name
@@ -238,8 +242,13 @@ class OneTensor(Look):
             return
         if name not in names:
             near = difflib.get_close_matches(name, names, 3, 0.3) or list(names)[:6]
-            raise ValueError(f"[look] no tensor {name!r} at that backward pass: there are {', '.join(near) or 'none'}")
+            when = "at that backward pass" if tensors else "when the program ended, which had no backward pass"
+            raise ValueError(f"[look] no tensor {name!r} {when}: there are {', '.join(near) or 'none'}")
         self.view = look.tensor(names[name])
+
+    def over(self, names):
+        if self.given.name is not None:
+            self.after((), names)
 
 
 LOOKS: dict[str, type[Look]] = {

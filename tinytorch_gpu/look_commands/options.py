@@ -11,7 +11,8 @@ __all__ = ["add", "run"]
 HELP = """PROGRAM is a script, run as Python would run it, or one of the examples `gpt` and `digits`, of which a few
 steps run in a folder that goes away. The view is printed on stdout; what the program prints goes to stderr. The exit
 status is the program's; 130 after Ctrl-C, 1 where there was nothing to look at."""
-OPTIONS = ("--step", "--backward", "--stop", "--width", "--save", "--unfold", "--threshold", "--measure", "--name")
+OPTIONS = ("--step", "--backward", "--stop", "--width", "--save", "--unfold", "--threshold", "--measure", "--name",
+           "-m")
 TRAINED = 20  # steps of an example for views that see all steps
 
 
@@ -42,6 +43,8 @@ def _add_views(command) -> None:
         parser.add_argument("--stop", action="store_true", help="end the program after these steps")
         _add_output(parser, look.kind)
         look.options(parser)
+        parser.add_argument("-m", action="store_true", dest="module",
+                            help="PROGRAM is a module or package, run as `python -m PROGRAM` would run it")
         parser.add_argument("program", metavar="PROGRAM")
         own = parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="the program's own")
         own.required = False  # an old argparse names it as missing
@@ -115,7 +118,7 @@ def run(given) -> int:
 
     look = LOOKS[given.view](given)
     _check_files(given.save, look.kind)
-    program = Program(given.program, given.arguments)
+    program = Program(given.program, given.arguments, given.module)
     first, last = given.step
     stop = given.stop
     if program.example:
@@ -139,9 +142,13 @@ def run(given) -> int:
 
 def _show(look, course, program, given, status) -> int:
     """Print and save what was seen, be it all that was asked for or not."""
+    from .subjects import named_tensors
+
     if course.failure is not None:
         raise course.failure
-    if look.view is None or (course.ended < course.first - 1):
+    if look.view is None and course.all_passes == 0 and status in (0, 130):
+        look.over(named_tensors(course.model))
+    if look.view is None or (course.ended < course.first - 1 and course.all_passes):
         if status in (0, 130):  # others say enough by themselves
             print(f"[look] {_nothing(look, course, program)}", file=sys.stderr)
         return status or 1
@@ -162,10 +169,11 @@ def _nothing(look, course, program) -> str:
         return (f"{name} ended after {ended} training step{'s' if ended != 1 else ''}, step {course.first} was to be "
                 "looked at: give a smaller --step")
     if look.needs == "loss" and course.all_passes == 0:
+        named = ", or give the --name of a variable" if hasattr(look.given, "name") else ""
         return (f"{name} called neither backward() nor autograd.grad(), so there is no loss to look at: call one of "
-                "them on what is to be seen")
+                f"them on what is to be seen{named}")
     if look.needs == "model":
-        return (f"{name} called no Module with gradients enabled, which this view needs: put the parameters into an "
-                "nn.Module")
+        return (f"{name} called no Module with gradients enabled, and no backward pass found an optimizer; this view "
+                "needs one of them: put the parameters into an nn.Module, or give them to an optimizer")
     return (f"the steps that were to be looked at had no backward pass number {course.which}: choose another with "
             "--step and --backward")

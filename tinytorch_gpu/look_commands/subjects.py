@@ -11,7 +11,7 @@ from ..nn import Module, ModuleDict
 from ..optim import Optimizer
 from ..tensor import Tensor
 
-__all__ = ["Made", "Models", "model_of", "named_tensors"]
+__all__ = ["Made", "Models", "Tensors", "loose_of", "model_of", "named_tensors", "names_of"]
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 EXAMPLES = os.path.join(PACKAGE, "examples") + os.sep  # programs
@@ -19,6 +19,14 @@ EXAMPLES = os.path.join(PACKAGE, "examples") + os.sep  # programs
 
 class Models(ModuleDict):
     """Several models that a program trains, under their names."""
+
+
+class Tensors(Module):
+    """The tensors that optimizers step in a program without Modules, under the names of their variables."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        super().__init__()
+        self._parameters.update(tensors)  # not Parameters, and with names such as w[0]
 
 
 class Made:
@@ -44,8 +52,8 @@ class Made:
         return [o for o in (ref() for ref in self._found) if o is not None and hasattr(o, "param_groups")]
 
 
-def model_of(called: Module, several: list[Optimizer]) -> Module:
-    """The model of a program that calls the module `called`.
+def model_of(called: Module | None, several: list[Optimizer]) -> Module | None:
+    """The model of a program that calls the module `called`, or none.
 
     The outermost Modules with parameters of the program's optimizers: one as it is, several, such as the two of a GAN
     or layers that a function calls one by one, as `Models`. Without optimizers it is `called`.
@@ -62,7 +70,7 @@ def model_of(called: Module, several: list[Optimizer]) -> Module:
         return called
     if len(found) == 1:
         return found[0]
-    names = {id(value): name for name, value in reversed(_variables()) if issubclass(type(value), Module)}
+    names = _names(Module)
     models = Models()
     for m in sorted(found, key=lambda m: list(names).index(id(m)) if id(m) in names else len(names)):
         name = names.get(id(m), type(m).__name__).replace(".", "_")
@@ -72,6 +80,26 @@ def model_of(called: Module, several: list[Optimizer]) -> Module:
     return models
 
 
+def loose_of(several: list[Optimizer]) -> Tensors | None:
+    """What a program trains that calls no Module: the tensors of its optimizers; None where it has none yet."""
+    names = {id(t): name for name, t in named_tensors(None).items()}
+    found: dict[str, Tensor] = {}
+    for o in several:
+        for g, group in enumerate(o.param_groups):
+            for i, p in enumerate(group["params"]):
+                name = names.get(id(p), f"{type(o).__name__}'s group {g} [{i}]")
+                if not any(p is t for t in found.values()):
+                    found[name if name not in found else f"{name}, {len(found)}"] = p
+    return Tensors(found) if found else None
+
+
+def names_of(several: list[Optimizer]) -> dict[str, Optimizer]:
+    """{name: optimizer} as the program's variables call them; {} where one has no name."""
+    names = _names(Optimizer)
+    found = {names[id(o)]: o for o in several if id(o) in names}
+    return found if len(found) == len(several) else {}
+
+
 def named_tensors(model: Module | None) -> dict[str, Tensor]:
     """Tensors by name: the model's parameters, then those of the running functions' variables, also in lists and
     dictionaries there."""
@@ -79,7 +107,7 @@ def named_tensors(model: Module | None) -> dict[str, Tensor]:
     if model is not None:
         found.update(model.named_parameters())
     known = {id(t) for t in found.values()}
-    for name, value in _variables():
+    for name, value in [pair for frame in _variables() for pair in frame]:
         inside = [(name, value)]
         if isinstance(value, (list, tuple)):
             inside = [(f"{name}[{i}]", v) for i, v in enumerate(value)]
@@ -92,13 +120,25 @@ def named_tensors(model: Module | None) -> dict[str, Tensor]:
     return found
 
 
-def _variables() -> list[tuple[str, object]]:
-    """(name, value) of the variables of the program's running functions, the innermost first, then its globals."""
-    found = []
+def _names(kind) -> dict[int, str]:
+    """{id: name} of the variables that are of class `kind`: the outermost function's, there the first, so that none is
+    called by the variable of a loop."""
+    names: dict[int, str] = {}
+    for frame in reversed(_variables()):
+        for name, value in frame:
+            if issubclass(type(value), kind):
+                names.setdefault(id(value), name)
+    return names
+
+
+def _variables() -> list[list[tuple[str, object]]]:
+    """(name, value) of the variables of each of the program's running functions, the innermost first, then its
+    globals."""
+    found: dict[tuple[str, str], list] = {}
 
     def visit(name, value, where, file):
         if not file.startswith(PACKAGE) or file.startswith(EXAMPLES):
-            found.append((name, value))
+            found.setdefault((where, file), []).append((name, value))
 
     visit_locals(visit)
-    return found + list(sys.modules["__main__"].__dict__.items())
+    return [*found.values(), list(sys.modules["__main__"].__dict__.items())]

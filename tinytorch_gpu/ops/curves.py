@@ -24,9 +24,11 @@ class Curve(NamedTuple):
         return None if self.bend is None else ops.mul(factor, self.bend(x))
 
 
+# `apply` is looked up at each call: who watches operators puts another one in its place for a while
 CURVES = {
-    "gelu": Curve(kernels.GELU, GELU.apply, GELUBackward.apply, gelu_bend),
-    "gelu_tanh": Curve(kernels.GELU_TANH, GELUTanh.apply, GELUTanhBackward.apply, gelu_tanh_bend),
-    "relu": Curve(kernels.RELU, ReLU.apply, lambda grad, x: ReLUBackward.apply(grad, array_of(x)), None),
-    "silu": Curve(kernels.SILU, SiLU.apply, SiLUBackward.apply, silu_bend),
+    "gelu": Curve(kernels.GELU, lambda x: GELU.apply(x), lambda grad, x: GELUBackward.apply(grad, x), gelu_bend),
+    "gelu_tanh": Curve(kernels.GELU_TANH, lambda x: GELUTanh.apply(x),
+                       lambda grad, x: GELUTanhBackward.apply(grad, x), gelu_tanh_bend),
+    "relu": Curve(kernels.RELU, lambda x: ReLU.apply(x), lambda grad, x: ReLUBackward.apply(grad, array_of(x)), None),
+    "silu": Curve(kernels.SILU, lambda x: SiLU.apply(x), lambda grad, x: SiLUBackward.apply(grad, x), silu_bend),
 }

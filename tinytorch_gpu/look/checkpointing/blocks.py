@@ -4,12 +4,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 
-from ...nn import Module, ModuleList, Sequential
+from ...nn import Module, ModuleDict, ModuleList, Sequential
 from ...tensor import Tensor
 from ...utils.checkpoint import checkpoint
 from ..saved import memory_of
 
-__all__ = ["Blocks", "checkpointed", "found_blocks", "given_blocks"]
+__all__ = ["Blocks", "called_in", "checkpointed", "example", "found_blocks", "given_blocks"]
 
 
 class Blocks:
@@ -70,6 +70,43 @@ def given_blocks(model, blocks) -> Blocks:
         if id(m) not in names:
             raise ValueError(f"[checkpointing] a {type(m).__name__} in blocks is no part of {type(model).__name__}")
     return Blocks([[m] for m in several], [names[id(m)] or type(m).__name__ for m in several], "blocks")
+
+
+def example(model, called=None) -> str:
+    """blocks=[model.a, model.b], the first two modules beside each other, by their places in the model, those with
+    parameters first; `called`: ids of those that are."""
+    name, module = "model", model
+    while True:
+        beside = [(n, m) for n, m in _beside(name, module) if called is None or id(m) in called]
+        if len(beside) != 1:
+            break
+        name, module = beside[0]
+    heavy = [n for n, m in beside if any(True for _ in m.parameters())]
+    names = (heavy if len(heavy) > 1 else [n for n, _ in beside])[:2]
+    return f"blocks=[{', '.join(names)}]" if names else "of which this model has none"
+
+
+def _beside(name, module):
+    """(place, module) of what is in a module; a list or dictionary of modules is not called itself."""
+    for key, m in module.named_children():
+        place = f"{name}[{key}]" if key.isdecimal() else f"{name}[{key!r}]" if isinstance(module, ModuleDict) \
+            else f"{name}.{key}"
+        if isinstance(m, (ModuleList, ModuleDict)):
+            yield from _beside(place, m)
+        else:
+            yield place, m
+
+
+def called_in(run) -> set[int]:
+    """The ids of the modules that one forward calls."""
+    found: set[int] = set()
+    handles = [m.register_forward_pre_hook(lambda module, args: found.add(id(module))) for m in run.model.modules()]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _alike(module):

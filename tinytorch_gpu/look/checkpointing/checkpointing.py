@@ -12,7 +12,7 @@ from ..chart import Chart, Series
 from ..kept import kept
 from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
 from ..view import View
-from .blocks import Blocks, found_blocks, given_blocks, watch
+from .blocks import Blocks, called_in, example, found_blocks, given_blocks, watch
 from .run import held_with, measured, ways_of
 
 __all__ = ["Checkpointing", "checkpointing"]
@@ -46,7 +46,7 @@ def checkpointing(model, batch, loss=None, *, blocks=None, every=None, repeats: 
     candidates = found_blocks(model) if blocks is None else [given_blocks(model, blocks)]
     if not candidates:
         raise ValueError(f"[checkpointing] no modules repeat in a Sequential or ModuleList of {type(model).__name__}: "
-                         "pass blocks=, a list of modules")
+                         f"pass a list of modules that are called one after another, {example(model)}")
     _check(every)
     with enable_grad(), kept(run) as state:
         found = _chosen(run, state, candidates)
@@ -88,8 +88,9 @@ def _chosen(run, state, candidates) -> Blocks:
         if not missing:
             called.append(blocks)
     if not called:
-        raise ValueError(f"[checkpointing] block {missing} is not called in the model's forward: pass blocks=, the "
-                         "modules that are")
+        state.back()
+        raise ValueError(f"[checkpointing] block {missing} is not called in the model's forward: pass the modules that "
+                         f"are, {example(run.model, called_in(run))}")
     return called[0] if len(called) == 1 else min(called, key=lambda blocks: held_with(run, state, blocks))
 
 

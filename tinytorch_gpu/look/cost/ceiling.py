@@ -37,6 +37,11 @@ class Ceiling:
     products: dict[str, float]
 
     @property
+    def host(self) -> bool:
+        """Whether it is the CPU."""
+        return self.device == "cpu"
+
+    @property
     def note(self) -> str:
         """What a reader must know of these figures; "" on a GPU."""
         if self.gpu:

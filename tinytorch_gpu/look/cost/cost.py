@@ -3,13 +3,14 @@
 Counted: an addition, a multiplication, a comparison and a function such as exp() as one operation each; a product of
 (M, K) and (K, N) as 2 M K N, as everywhere; complex products in real operations. Bytes: every operand is read once,
 every result written once, views move nothing. That is the least an operator that runs on its own can move; a formula
-on the CPU, which passes several times over its array, moves more.
+on the CPU, which passes several times over its array, moves more. A bias of a product takes passes of its own over
+the result, on every device: `launches` tells them apart.
 """
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...autograd.node import REGISTRY
 from ...backend import dtypes
@@ -17,7 +18,7 @@ from ...backend.device import is_array
 from ...tensor import Tensor
 from .rules import ELEMENTWISE, PER_INPUT, Unknown
 
-__all__ = ["UNKNOWN", "Array", "Cost", "arrays_of", "cost", "product_flops"]
+__all__ = ["UNKNOWN", "Array", "Cost", "arrays_of", "cost", "launches", "product_flops"]
 
 
 @dataclass(frozen=True)
@@ -186,29 +187,66 @@ def product_flops(size, inner, complex_) -> float:
     return size * inner * (8.0 if complex_ else 2.0)
 
 
-def _inner(x, rows) -> int:
-    """K of an operand (..., M, K) or (..., K, M)."""
-    return 0 if not x.size or not rows else math.prod(x.shape[-2:]) // rows
+def _inner(a, x, w) -> int:
+    """K, of whichever operand is known: x is (..., M, K) or (..., K, M), w (..., K, N) or (..., N, K)."""
+    if x is None and w is None:
+        raise Unknown("products")
+    known, rows = (x, a.out[0].shape[-2]) if x is not None else (w, a.out[0].shape[-1])
+    return 0 if not known.size or not rows else math.prod(known.shape[-2:]) // rows
 
 
 def _gemm(a) -> Cost:
-    x, out = a.there[0], a.out[0]
-    done = product_flops(out.size, _inner(x, out.shape[-2]), out.complex)
+    out = a.out[0]
+    done = product_flops(out.size, _inner(a, *a.given[:2]), out.complex)
     return a.cost("products", done, done)
 
 
+def _added(name, given, params) -> Array | None:
+    """What a product adds to its result: backend/gemm.py writes it there before cuBLAS adds the product to it, and
+    adds it afterwards on the CPU; the result is read and written once more either way."""
+    if name == "Linear":
+        return given[2] if len(given) > 2 else None
+    return given[0] if name == "AddMm" and params.get("beta", 1) else None
+
+
 def _linear(a) -> Cost:
-    out = a.out[0]
-    done = product_flops(out.size, a.there[0].shape[-1], out.complex)
-    bias = len(a.there) > 2
-    return a.cost("products", done + bias * out.size * (2 if out.complex else 1), done)
+    factors = [x for x in a.given[:2] if x is not None]
+    if not factors:
+        raise Unknown("products")
+    return _product(a, factors, factors[0].shape[-1], 0)
 
 
 def _addmm(a) -> Cost:
-    out = a.out[0]
-    done = product_flops(out.size, _inner(a.given[1], out.shape[-2]), out.complex)
-    scaled = sum(a.params.get(k, 1) != 1 for k in ("alpha", "beta"))
-    return a.cost("products", done + (1 + scaled) * out.size, done)
+    factors = a.given[1:3]
+    scaled = (a.params.get("alpha", 1) != 1) + (a.params.get("beta", 1) not in (0, 1))
+    return _product(a, [x for x in factors if x is not None], _inner(a, *factors), scaled)
+
+
+def _product(a, factors, inner, scaled) -> Cost:
+    """With what is added to it; `scaled`: how many numbers other than 1 its terms are multiplied by."""
+    out, added = a.out[0], _added(a.name, a.given, a.params)
+    done, each = product_flops(out.size, inner, out.complex), 2 if out.complex else 1
+    passes = 0 if added is None else out.nbytes
+    read = sum(x.nbytes for x in factors) + passes + (0 if added is None else added.nbytes)
+    found = a.cost("products", done + ((added is not None) + scaled) * each * out.size, done, read)
+    return replace(found, written=out.nbytes + passes)
+
+
+def launches(whole: Cost, name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None, *,
+             host: bool) -> list[Cost]:
+    """What one application of cost `whole` starts one after the other: all at once, none for a view; a product with a
+    bias two, on a CPU (`host`) the sum behind it, elsewhere the copy of the bias before it."""
+    if whole.family == "view":
+        return []
+    added = _added(name, arrays_of(inputs), params or {})
+    out = arrays_of(outputs)[0]
+    if added is None or out is None or whole.flops is None or whole.read is None or whole.written is None:
+        return [whole]
+    sums = float(out.size * (2 if out.complex else 1)) if host else 0.0
+    read = added.nbytes + (out.nbytes if host else 0)
+    own = Cost("elementwise" if host else "copy", sums, read, out.nbytes)
+    product = replace(whole, flops=whole.flops - sums, read=whole.read - read, written=whole.written - out.nbytes)
+    return [product, own] if host else [own, product]
 
 
 def _convolution(a) -> Cost:

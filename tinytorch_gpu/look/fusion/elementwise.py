@@ -1,4 +1,5 @@
-"""Chains of elementwise operators, alone or into a reduction; which function they are is found by trying."""
+"""Chains of elementwise operators, alone, into a reduction or around a normalization; which function they are is found
+by trying."""
 from __future__ import annotations
 
 import functools
@@ -14,7 +15,7 @@ from ...backend import dtypes
 from ...backend.device import is_array
 from ...nn import functional as F
 from ...ops.dropout import DropoutAdd
-from .search import OWN, Search, cost_of, elementwise
+from .search import Search, cost_of, elementwise
 from .steps import Step, Value
 
 __all__ = ["chains", "groups", "name_of", "replay"]
@@ -25,6 +26,8 @@ CURVED = frozenset(("Erf", "Tanh", "Sigmoid", "Exp", "Log", "Log1p", "Maximum", 
 PARTS = CURVED | {"Add", "Sub", "Div", "Neg", "Reciprocal", "Square", "Minimum"}
 LONGEST, SAMPLES = 14, 64  # steps of a part that is tried, and numbers
 REDUCTIONS = ("Sum", "Mean", "Amax", "Amin", "Var", "Std", "LogSumExp", "Norm")
+NORMALIZATIONS = ("LayerNorm", "RMSNorm", "BatchNorm", "GroupNorm", "AddLayerNorm", "AddRMSNorm", "Softmax",
+                  "LogSoftmax")
 
 # what a chain may turn out to be: (text, function of arrays, the operator's name and parameters)
 ONE = [
@@ -79,7 +82,13 @@ def chains(s: Search) -> None:
     for step in s.steps:
         _dropout_add(s, step)
     for tree in groups(s):
-        _chain(s, tree)
+        _named(s, tree)
+    trees = groups(s)
+    tree_of = {step: tree for tree in trees for step in tree}
+    for step in s.steps:
+        _around(s, step, tree_of)
+    for tree in trees:
+        _unnamed(s, tree)
 
 
 def _dropout_add(s, add) -> None:
@@ -100,27 +109,85 @@ def _dropout_add(s, add) -> None:
             return
 
 
-def _chain(s: Search, tree: list[Step]) -> None:
-    """One tree, and the reduction that reads it: as one function of this package, else in parts of which one is."""
-    last = tree[-1]
-    end = s.only(last.out, *REDUCTIONS)
-    if end is not None and end.inputs[0] is not last.out:
-        end = None
+def _end(s: Search, tree: list[Step]) -> Step | None:
+    """The reduction that alone reads what a tree makes."""
+    end = s.only(tree[-1].out, *REDUCTIONS)
+    return end if end is not None and end.inputs[0] is tree[-1].out else None
+
+
+def _named(s: Search, tree: list[Step]) -> None:
+    """What of one tree, and of the reduction that reads it, are functions of this package."""
+    end = _end(s, tree)
     part, known = _known(s, tree, end)
     if known is None:
-        steps = [*tree, *([end, *_tail(s, end)] if end is not None else [])]
-        if len(steps) > 1:
-            s.add("elementwise chain" if end is None else "reduction with its neighbours", steps, [steps[-1].out],
-                  notes=[OWN])
         return
-    reduced = part[-1] is end
     text, order, function, (name, params) = known
     out = part[-1].out
-    s.add("reduction with its neighbours" if reduced else "elementwise chain", part, [out], use=text,
+    s.add("reduction with its neighbours" if part[-1] is end else "elementwise chain", part, [out], use=text,
           parts=[cost_of(name, order, [out], **params)],
           replace=lambda arrays: function(*[arrays[v] for v in order]))
     for more in groups(s, [x for x in tree if x not in part]):
-        _chain(s, more)
+        _named(s, more)
+
+
+def _around(s: Search, norm: Step, tree_of: dict[Step, list[Step]]) -> None:
+    """A normalization, the tree that makes its operand, and the one that its result goes through alone, maybe into a
+    reduction."""
+    if norm.name not in NORMALIZATIONS or not s.free(norm):
+        return
+    before: list[Step] = []
+    if isinstance(norm.inputs[0], Value):
+        x, above = _unshaped(s, norm.inputs[0], norm)
+        made = x.step if s.only(x) is (above[0] if above else norm) else None
+        if made is not None and s.free(made) and made in tree_of:
+            before = [*tree_of[made], *above]
+    y, below = _reshaped(s, norm.out)
+    after = tree_of.get(y.uses[0], []) if y.uses and s.free(y.uses[0]) else []
+    if y.kept or not set(y.uses) <= set(after) or after and after[-1].out.shape != y.shape:
+        after = []
+    if len(norm.outputs) > 1 and any(v.step is not None and v.step.number > norm.number and v not in norm.outputs
+                                     for v in s.reads([*below, *after]) if v is not norm.out):
+        after = []  # which may wait for what is made of the other result
+    if before or after:
+        steps = [*before, norm, *([*below, *_reduced(s, after)] if after else [])]
+        kind = "softmax and elementwise" if "Softmax" in norm.name else "norm and elementwise"
+        notes = (["a channel's statistics come before its first result: what they read is counted neither way"]
+                 if norm.name == "BatchNorm" else [])
+        s.add(kind, steps, [steps[-1].out, *norm.outputs[1:]], notes=notes)
+
+
+def _unshaped(s: Search, value: Value, reader: Step) -> tuple[Value, list[Step]]:
+    """(what a value is in another shape, the views between, in order)."""
+    views: list[Step] = []
+    while (step := s.made(value, "Reshape")) is not None and value.access != "copied" and s.only(value) is reader:
+        views.insert(0, step)
+        value, reader = step.values[0], step
+    return value, views
+
+
+def _reshaped(s: Search, value: Value) -> tuple[Value, list[Step]]:
+    """(a value in the shape in which it is read, the views between)."""
+    views: list[Step] = []
+    while (step := s.only(value, "Reshape")) is not None and step.out.access != "copied":
+        views.append(step)
+        value = step.out
+    return value, views
+
+
+def _unnamed(s: Search, tree: list[Step]) -> None:
+    """What is left of a tree: for a kernel of the user's own."""
+    if not s.free(tree[-1]):  # beside a normalization
+        return
+    steps = _reduced(s, tree)
+    if len(steps) > 1:
+        reduced = len(steps) > len(tree)
+        s.add("reduction with its neighbours" if reduced else "elementwise chain", steps, [steps[-1].out])
+
+
+def _reduced(s: Search, tree: list[Step]) -> list[Step]:
+    """A tree with the reduction that reads it, and what follows that."""
+    end = _end(s, tree)
+    return tree if end is None else [*tree, end, *_tail(s, end)]
 
 
 def _tail(s: Search, end: Step) -> list[Step]:

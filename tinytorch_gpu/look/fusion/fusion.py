@@ -64,7 +64,8 @@ def fusion(what, *args, measure: bool = False) -> Fusion:
 
 
 class Fusion(View):
-    """The view of `look.fusion`. `data`: "findings" in the order of the program, "total", "ceiling", "missing"."""
+    """The view of `look.fusion`. `data`: "findings" in the order of the program, each with its number in the
+    text ("id"; repetitions come after) and that of the one it repeats ("like"), "total", "ceiling", "missing"."""
 
     def __init__(self, program: Program, measured: bool, what):
         top = ceiling(program.device)
@@ -154,7 +155,7 @@ def _sentences(d) -> list[str]:
     found = len(d["findings"])
     count = count_of(t["steps"], "operator")
     first = (f"fusion: {count_of(found, 'finding')} in {count}" if found
-             else f"nothing to fuse in {count}: no result is read by one operator alone that could join it")
+             else f"nothing to fuse in {count}: none of the patterns looked for is in them")
     speeds = (f"ceilings of {c['device']}, measured: {c['bandwidth'] / 1e9:.3g} GB/s copied (read + written), "
               f"{time_of(c['launch'])} for a launch, {c['products']['float32'] / 1e9:.4g} GFLOP/s in products of "
               "float32")
@@ -278,26 +279,27 @@ def _narrow(paper: Paper) -> Paper:
 def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, graph: bool) -> dict:
     rows: list[dict] = []
     seen: dict[tuple, int] = {}
-    for number, finding in enumerate(found, 1):
+    for place, finding in enumerate(found):
         module, line = _where(finding)
         row = {
-            "id": number, "kind": finding.kind, "operators": [s.name for s in finding.steps],
+            "id": place, "kind": finding.kind, "operators": [s.name for s in finding.steps],
             "steps": [s.number for s in finding.steps], "module": module, "line": line, "use": finding.use,
             "reads": [shape_of(v.array.dtype, v.shape) for v in finding.reads],
             "writes": [shape_of(v.array.dtype, v.shape) for v in finding.writes],
-            "notes": [n for n in finding.notes if n != OWN], "unmeasured": None, **of_finding(finding, top),
+            "notes": list(finding.notes), "unmeasured": None, **of_finding(finding, top),
         }
         key = (finding.kind, tuple(row["operators"]), tuple(row["reads"]), tuple(row["writes"]), finding.use,
                tuple(finding.notes))
-        row["like"] = seen.setdefault(key, number)
+        row["like"] = seen.setdefault(key, place)
         rows.append(row)
-        if measured and row["like"] == number:
+        if measured and row["like"] == place:
             row["measured"] = measure(finding, program.device)
             if row["measured"] is None:
                 row["unmeasured"] = ("not measured: there is no operator to measure" if finding.use is None else
                                      "not measured: its constants are not known")
             elif not row["measured"]["agrees"]:
                 row["gain"] = 0.0
+    _number(rows)
     total = forecast(program, rows, top)
     return {
         "view": "fusion", "source": "graph" if graph else "call", "findings": rows, "total": total,
@@ -305,6 +307,14 @@ def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, 
                     "products": dict(top.products), "note": top.note},
         "missing": _missing(program, rows, measured, graph),
     }
+
+
+def _number(rows) -> None:
+    """Ids and likes from places to the numbers of the text: as they are listed, repetitions behind."""
+    listed = [f["id"] for f, _ in _groups({"findings": rows})]
+    numbers = {place: n for n, place in enumerate([*listed, *sorted({f["id"] for f in rows} - set(listed))], 1)}
+    for f in rows:
+        f["id"], f["like"] = numbers[f["id"]], numbers[f["like"]]
 
 
 def _where(finding) -> tuple[str | None, dict | None]:
@@ -337,8 +347,9 @@ def _missing(program, rows, measured, graph) -> list[str]:
             notes.append(f"operands without gradients, lines and modules of {unnoted} of "
                          f"{count_of(len(program.steps), 'operator')} are not known, and some chains are not seen: run "
                          "the forward inside `with look.record():`")
-        notes.append("of a graph uses outside of it, updates under no_grad() and measured times are not known: give a "
-                     "function, look.fusion(lambda: ..., measure=True)")
+        notes.append("a graph does not show which of its results are used outside of it too, nor what ran under "
+                     "no_grad(), and nothing can be measured in it: a function shows all, "
+                     "look.fusion(lambda: ..., measure=True)")
     elif not measured and any(f["use"] for f in rows):
         notes.append("gains are predicted: measure=True runs both ways")
     unknown = sorted(set(program.unknown))

@@ -39,18 +39,12 @@ def dtype_of(steps) -> str:
 
 def predicted(steps: list[Step], ceiling: Ceiling) -> float:
     """Seconds of steps that run one after the other; those whose bytes are not known count as their launch."""
-    total = 0.0
-    for s in steps:
-        cost = s.cost()
-        if cost.family == "view" or not s.outputs:
-            continue
-        moved = cost.bytes if cost.bytes is not None else 0
-        total += ceiling.seconds(moved, cost.products, 1, s.out.array.dtype)
-    return total
+    return math.fsum(ceiling.seconds(c.bytes or 0, c.products, 1, s.out.array.dtype)
+                     for s in steps if s.outputs for c in s.launches(ceiling.host))
 
 
-def launches_of(steps) -> int:
-    return sum(s.cost().family != "view" for s in steps)
+def launches_of(steps, ceiling) -> int:
+    return sum(len(s.launches(ceiling.host)) for s in steps)
 
 
 def access_of(finding: Finding) -> dict[str, int]:
@@ -83,7 +77,7 @@ def of_finding(finding: Finding, ceiling: Ceiling) -> dict:
     access = access_of(finding)
     whole = sum(access.values())
     return {
-        "now": side(now, launches_of(finding.steps), seconds),
+        "now": side(now, launches_of(finding.steps, ceiling), seconds),
         "fused": side(finding.fused(), len(finding.parts), fused),
         "gain": None if fused is None else seconds - fused,
         "speedup": None if not fused else seconds / fused,
@@ -95,7 +89,7 @@ def of_finding(finding: Finding, ceiling: Ceiling) -> dict:
 def forecast(program: Program, found: list[dict], ceiling: Ceiling) -> dict:
     """The time of all steps as they are, and what the findings would take off."""
     return {
-        "steps": len(program.steps), "launches": launches_of(program.steps),
+        "steps": len(program.steps), "launches": launches_of(program.steps, ceiling),
         "bytes": sum(s.cost().bytes or 0 for s in program.steps),
         "seconds": predicted(program.steps, ceiling),
         "gain": math.fsum(f["gain"] for f in found if f["use"] is not None and (f["gain"] or 0) > 0),
@@ -138,7 +132,8 @@ def _difference(ours: list[Tensor], theirs: list[Tensor]) -> tuple[float, float]
     worst, allowed = 0.0, 0.0
     for a, b in zip(ours, theirs, strict=True):
         allowed = max(allowed, TOLERANCE.get(a.dtype.name, 2e-5))
-        x, y = (np.asarray(host_array(t._array), np.float64) for t in (a, b))
+        wide = np.complex128 if a.dtype.name.startswith("complex") else np.float64
+        x, y = (np.asarray(host_array(t._array), wide) for t in (a, b))
         if x.shape != y.shape or not np.array_equal(np.isfinite(x), np.isfinite(y)):
             return math.inf, allowed
         there = np.isfinite(x)

@@ -3,14 +3,10 @@ from __future__ import annotations
 
 import functools
 
-from ...backend.device import backend_of
-from ...nn import Parameter
-from ...optim import SGD
-from ...tensor import make
 from ..cost.cost import Cost
-from .elementwise import replay
 from .search import Finding, Search, elementwise
-from .steps import Step, Value
+from .steps import Step
+from .updates import both_ways, descent_of
 
 __all__ = ["update_loops"]
 
@@ -69,47 +65,16 @@ def _loop(s: Search, parts: list[list[Step]]) -> None:
                  sum(v.array.nbytes for v in outside), sum(v.array.nbytes for v in targets))
     names = {x.name for x in parts[0]}
     adaptive = bool(names & {"Sqrt", "Rsqrt", "Pow"}) and "Div" in names or "Rsqrt" in names
-    rate = _plain_step(parts)
+    descent = None if adaptive else descent_of(parts)
     use = "tt.optim.AdamW(parameters), or Adam" if adaptive else "tt.optim.SGD(parameters)"
     notes = [f"{len(parts)} tensors, {len(parts[0])} operators for each"]
-    if rate is not None:
-        use = f"tt.optim.SGD(parameters, lr={rate:g})"
-    else:
+    if descent is None:
         notes.append("what the constants of the update are is not known: set the optimizer's own")
-    ways = None if rate is None else functools.partial(both_ways, parts, rate)
+    else:
+        use = descent.use
+        if descent.scale != 1:
+            notes.append(f"momentum_buffer is the loop's divided by {descent.scale:g}, and lr has that factor")
+    ways = None if descent is None else functools.partial(both_ways, parts, descent)
     found = Finding("update loop", steps, outside, targets, [fused], use, None, notes, ways)
     s.taken.update(steps)
     s.findings.append(found)
-
-
-def _plain_step(parts) -> float | None:
-    """The learning rate, where every part is p -= lr * g and nothing else."""
-    rates = set()
-    for part in parts:
-        if [x.name for x in part] not in (["Mul", "Sub"], ["Mul", "Add"]):
-            return None
-        times, step = part
-        rate = times.number_at(1) if times.number_at(1) is not None else times.number_at(0)
-        if (rate is None or isinstance(rate, complex) or step.target is None or len(step.inputs) != 2
-                or step.inputs[1] is not times.out):
-            return None
-        rates.add(float(rate) if step.name == "Sub" else -float(rate))
-    return rates.pop() if len(rates) == 1 and min(rates) > 0 else None
-
-
-def both_ways(parts, rate):
-    """(the loop, the optimizer's step, how to read what each changed), on copies of the same arrays."""
-    pairs = [(times, step, next(v for v in times.inputs if isinstance(v, Value))) for times, step in parts]
-    grads = [make(g.held.copy()) for _, _, g in pairs]
-    ours = [make(step.target.held.copy()) for _, step, _ in pairs]
-    theirs = [Parameter(make(step.target.held.copy())) for _, step, _ in pairs]
-    for p, g in zip(theirs, grads):
-        p.grad = g
-    optimizer = SGD(theirs, lr=rate)
-
-    def loop():
-        for (times, step, g), p, grad in zip(pairs, ours, grads):
-            made = replay([times, step], {g: grad, step.target: p})
-            backend_of(p._array).xp.copyto(p._array, made[step.out]._array)
-
-    return loop, optimizer.step, lambda: (ours, theirs)

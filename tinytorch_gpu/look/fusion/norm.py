@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...nn import functional as F
-from .search import OWN, Search, cost_of
+from .search import Search, cost_of
 from .steps import Step, Value
 
 __all__ = ["normalization", "residual_norm"]
@@ -133,7 +133,7 @@ def _add_norm(s, steps, out, spread, eps) -> None:
     if not last or spread.correction:
         why = ("it divides by n - 1, the operators by n" if spread.correction else
                "it is not over the last dimensions: F.batch_norm or F.group_norm where its statistics are theirs")
-        s.add("normalization", steps, [out], notes=[why, OWN])
+        s.add("normalization", steps, [out], notes=[why])
         return
     x, steps, out = _in_half(s, x, steps, out)
     shape = x.shape[-len(spread.axes):]

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 from ... import linalg, ops
 from ...nn import functional as F
-from ..cost.cost import Array, Cost, cost
+from ..cost.cost import Array, Cost, cost, launches
 from .elementwise import groups, name_of
-from .search import OWN, Search
+from .search import Search
 from .steps import Step, Value
 
 __all__ = ["bias_activation", "product_chains"]
+
+CURVES = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "ReLU": "relu", "SiLU": "silu"}  # F.bias_act's, by operator
+ACTIVATIONS = {*CURVES, "Sigmoid", "Tanh"}
 
 
 # chains
@@ -120,40 +123,92 @@ def bias_activation(s: Search) -> None:
 
 def _tail(s: Search, product: Step, tree: list[Step]) -> None:
     y, out = product.out, tree[-1].out
+    if not all(isinstance(v, Value) for v in _factors(product)):  # of a graph that was not recorded
+        return
+    added = _bias(product)
+    if added is not None:
+        _biased(s, product, added, tree)
+        return
     reads = s.reads(tree)
     others = [v for v in reads if v is not y]
-    biased = product.name != "Gemm" and len([v for v in product.inputs if isinstance(v, Value)]) > 2
-    if out.shape != y.shape or len(others) > 1 or any(v.shape != y.shape[-1:] for v in others):
+    if product.name == "AddMm" or out.shape != y.shape or len(others) > 1 or any(
+            v.shape != y.shape[-1:] for v in others):
         return
     steps, bias = [product, *tree], others[0] if others else None
-    if bias is not None and len(tree) == 1 and tree[0].name == "Add" and not biased:
+    if bias is not None and len(tree) == 1 and tree[0].name == "Add":
         _linear(s, product, steps, bias, out)
         return
     known = name_of(tree, reads, out) if len(tree) > 1 or bias is not None else _single(tree[0])
     if known is None:
         return
     if bias is None:  # the product writes its result, the activation reads it: nothing of ours does both
-        notes = [f"{OWN}, an epilogue of the product: the library's products end before the activation"]
         if len(tree) == 1:
-            s.add("matmul + activation" if not biased else "matmul + bias + activation", steps, [out],
-                  notes=notes)
+            s.add("matmul + activation", steps, [out],
+                  notes=["an epilogue of the product: the library's products end before the activation"])
         return  # a written-out activation alone is an elementwise chain
-    if biased:
+    text, _, function, (name, params) = known
+    _activated(s, product, steps, bias, text, function, cost(name, [y.array, bias.array], [out.array], params))
+
+
+def _bias(product: Step) -> Value | None:
+    """What a product adds to its result already."""
+    if product.name == "Gemm":
+        return None
+    given = product.inputs[0 if product.name == "AddMm" else 2:]
+    return given[0] if given and isinstance(given[0], Value) else None
+
+
+def _biased(s: Search, product: Step, bias: Value, tree: list[Step]) -> None:
+    """An activation behind a product with its bias: the bias joins the activation's pass instead."""
+    y = product.out
+    if bias.shape != y.shape[-1:] or any(product.params.get(k, 1) != 1 for k in ("alpha", "beta")):
         return
-    text, order, function, (name, params) = known
-    a, b = [v for v in product.inputs if isinstance(v, Value)][:2]
-    left = "x @ w" if product.name == "Gemm" and not product.params.get("tb") else "F.linear(x, w)"
-    parts = [product.cost(), cost(name, [y.array, bias.array], [out.array], params)]
+    known = _single(tree[0])
+    if len(tree) == 2 and known in CURVES:  # a chain of the two saves as much, but needs a kernel of one's own
+        tree = tree[:1]
+    if known is None or len(tree) > 1 or known in CURVES and "float" not in y.array.dtype:  # not of integers
+        return
+    out, steps = tree[-1].out, [product, *tree]
+    if known in CURVES:
+        text = f'F.bias_act(x, bias, "{CURVES[known]}")'
+        _activated(s, product, steps, bias, text, lambda x, b: F.bias_act(x, b, CURVES[known]),
+                   cost("BiasAct", [y.array, bias.array], [out.array], {"curve": CURVES[known]}))
+        return
+    alone = cost(known, [y.array], [out.array])
+    own = Cost("elementwise", None if alone.flops is None else alone.flops + out.array.size,
+               y.array.nbytes + bias.array.nbytes, out.array.nbytes)
+    s.add("matmul + bias + activation", steps, [out], parts=[_without(product), own],
+          notes=[f"of bias and activation, behind {_left(product)}: F.bias_act has {', '.join(CURVES.values())}"])
 
+
+def _activated(s: Search, product, steps, bias, text, function, last: Cost) -> None:
+    """A product, and bias and activation in one pass behind it."""
     def replace(arrays):
-        made = _product(product, arrays, a, b)
-        return function(made, arrays[bias])
+        return function(_product(product, arrays), arrays[bias])
 
-    s.add("matmul + bias + activation", steps, [out], use=text.replace("(x, ", f"({left}, ", 1), parts=parts,
-          replace=replace)
+    s.add("matmul + bias + activation", steps, [steps[-1].out], use=text.replace("(x, ", f"({_left(product)}, ", 1),
+          parts=[_without(product), last], replace=replace)
 
 
-def _product(product, arrays, a, b):
+def _factors(product) -> list[Value]:
+    """The two matrices."""
+    return product.inputs[1:3] if product.name == "AddMm" else product.inputs[:2]
+
+
+def _left(product) -> str:
+    """The product without its bias."""
+    return "F.linear(x, w)" if product.name == "Linear" or product.params.get("tb") else "x @ w"
+
+
+def _without(product) -> Cost:
+    """What it costs without a bias."""
+    a, b = _factors(product)
+    name = "Linear" if product.name == "Linear" else "Gemm"
+    return cost(name, [a.array, b.array], [product.out.array], product.params)
+
+
+def _product(product, arrays):
+    a, b = _factors(product)
     if product.name == "Linear":
         return F.linear(arrays[a], arrays[b])
     return ops.gemm(arrays[a], arrays[b], product.params.get("ta", False), product.params.get("tb", False))
@@ -161,22 +216,25 @@ def _product(product, arrays, a, b):
 
 def _single(step):
     """Whether a step is an activation."""
-    return step.name if step.name in ("GELU", "GELUTanh", "ReLU", "SiLU", "Sigmoid", "Tanh") else None
+    return step.name if step.name in ACTIVATIONS else None
 
 
 def _linear(s: Search, product, steps, bias, out) -> None:
-    """A bias that is added in an operator of its own."""
-    a, b = [v for v in product.inputs if isinstance(v, Value)][:2]
-    if product.params.get("ta") or product.name == "AddMm" or len(b.shape) != 2:
+    """A bias that is added in an operator of its own. The library's products pass over the result for it as well."""
+    a, b = product.inputs[:2]
+    if product.params.get("ta") or len(b.shape) != 2:
         return
     turned = product.name == "Gemm" and not product.params.get("tb")
-    use = "tt.addmm(bias, x, w)" if turned and len(a.shape) == 2 else f"F.linear(x, {'w.T' if turned else 'w'}, bias)"
+    plain = turned and len(a.shape) == 2
+    use = "tt.addmm(bias, x, w)" if plain else f"F.linear(x, {'w.T' if turned else 'w'}, bias)"
 
     def replace(arrays):
-        if turned and len(a.shape) == 2:
+        if plain:
             return ops.addmm(arrays[bias], arrays[a], arrays[b])
         return F.linear(arrays[a], ops.transpose(arrays[b], 0, 1) if turned else arrays[b], arrays[bias])
 
-    weight = Array(b.array.dtype, b.shape[::-1]) if turned else b.array
-    s.add("matmul + bias", steps, [out], use=use, parts=[cost("Linear", [a.array, weight, bias.array], [out.array])],
-          replace=replace)
+    given = [a.array, Array(b.array.dtype, b.shape[::-1]) if turned else b.array, bias.array]
+    parts = launches(cost("Linear", given, [out.array]), "Linear", given, [out.array],
+                     host=s.program.device.type == "cpu")
+    s.add("matmul + bias", steps, [out], use=use, parts=parts, replace=replace,
+          notes=["shorter to write; the bias takes a pass over the result inside of it too"])

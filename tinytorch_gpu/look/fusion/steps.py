@@ -6,7 +6,7 @@ import linecache
 from ...autograd.node import AccumulateGrad, Node, endpoint
 from ...autograd.operator import Operator
 from ...backend import dtypes
-from ..cost.cost import Array, Cost, cost
+from ..cost.cost import Array, Cost, cost, launches
 from ..graph.collect import roots_of, walk
 from ..recorder import note_of
 
@@ -88,6 +88,11 @@ class Step:
             moved = outs[0].nbytes
             return Cost(found.family, found.flops, found.read + moved, found.written + moved, found.products)
         return found
+
+    def launches(self, host: bool) -> list[Cost]:
+        """What it starts one after the other, on a CPU (`host`) or a device; a view nothing."""
+        given = [v.array if isinstance(v, Value) else None for v in self.inputs]
+        return launches(self.cost(), self.name, given, [v.array for v in self.outputs], self.params, host=host)
 
     def axes(self) -> tuple | None:
         """The dimensions that a reduction or a softmax goes over, all of them for None; None where not known."""

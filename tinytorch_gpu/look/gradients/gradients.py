@@ -29,12 +29,12 @@ def gradients(model, optimizer=None, *, threshold: float = 1e3) -> Gradients:
         g.print()
 
     After a backward it reads `.grad`: norms, shares of zeros, NaN and Inf, rows that are zero. As a block it measures
-    at each `optimizer.step()` the gradients that the step used (divided by amp.GradScaler's scale where the step does
-    so), the change of the weights, which rows of gradients stayed zero, which units of nn.ReLU and nn.ReLU6 never were
-    positive, and the gradient's norm at each layer's output, by which vanishing and exploding are told:
-    `data["verdict"]`, whose "rule" says how. `optimizer` is one or a list; without it every optimizer that steps the
-    model's parameters counts. A block without a step measures what its backward left. Each step copies the weights
-    once and waits for the device.
+    at each `optimizer.step()` the gradients that the step used (divided by amp.GradScaler's scale; steps that it skips
+    are counted, and in no other figure), the change of the weights, which rows of gradients stayed zero, which units of
+    nn.ReLU and nn.ReLU6 never were positive, and the gradient's norm at each layer's output, by which vanishing and
+    exploding are told: `data["verdict"]`, whose "rule" says how. `optimizer` is one or a list; without it every
+    optimizer that steps the model's parameters counts. A block without a step measures what its backward left. Each
+    step copies the weights once and waits for the device.
 
     `threshold`: how many times the norm must fall or grow from the last layer to the first.
     Raises: TypeError for what is no Module, no Optimizer; ValueError where no parameter requires a gradient, for an
@@ -111,6 +111,7 @@ class Gradients(View):
         counts = f"{count_of(len(d['parameters']), 'parameter')} in {count_of(len(d['layers']), 'layer')}"
         steps = count_of(d["steps"], "step")
         how = {"read": "as .grad holds them", "watching": f"{steps} so far", "watched": f"{steps} watched"}[d["state"]]
+        how += f", {len(d['skipped']):,} of them skipped by the gradient scaler" if d["skipped"] else ""
         total = d["median_total"]
         norm = "" if total is None else f"; norm of all {figure(total)}" + (" (median)" if d["steps"] > 1 else "")
         found = [f"gradients of {d['model']}: {counts}, {how}{norm}", said(d["verdict"])]
@@ -122,10 +123,10 @@ class Gradients(View):
     def _tables(self, d, paper=None):
         paper = Paper() if paper is None else paper
         norm = f"{paper.norm}grad{paper.norm}"
-        head = [Column("layer", least=8), Column(f"{norm} at output", right=True), Column(norm, right=True, rule=True),
-                Column(f"{paper.norm}w{paper.norm}", right=True, keep=3), Column("update/w", right=True, keep=1),
-                Column("zeros", right=True, keep=2), Column("zero rows", right=True, keep=4),
-                Column("NaN, Inf", right=True, keep=5)]
+        head = [Column("layer", least=8), Column(f"{norm} at output", right=True, keep=1),
+                Column(norm, right=True, rule=True), Column(f"{paper.norm}w{paper.norm}", right=True, keep=3),
+                Column("update/w", right=True, keep=1), Column("zeros", right=True, keep=2),
+                Column("zero rows", right=True, keep=4), Column("NaN, Inf", right=True, keep=5)]
         yield head, [[_layer_name(x), figure(x["median"]["signal"]), *_cells(x)] for x in d["layers"]]
         head = [Column("parameter", least=10), Column("array", least=8, keep=6), *head[2:]]
         yield head, [[p["name"], shape_of(p["dtype"], p["shape"]), *_cells(p)] for p in d["parameters"]]
@@ -188,11 +189,10 @@ def _layer_name(x) -> str:
 
 
 def _cells(x) -> list[str]:
-    """The figures of a layer or a parameter: medians over the steps, the last step's zeros, what stayed zero."""
-    bad = sum(v or 0 for v in (*x["nan"], *x["inf"]))
-    zeros = [v for v in x["zeros"] if v is not None]
+    """The figures of a layer or a parameter: medians over the steps, the last step's zeros, what stayed zero, what was
+    not finite; of no step that the gradient scaler skipped."""
+    bad, share = x["not_finite"], x["last_zeros"]
     rows = f"{x['zero_rows']} of {x['rows']}" if x["zero_rows"] else ""
-    share = zeros[-1] if zeros else 0
     there = any(v is not None for v in x["norm"])
     return [figure(x["median"]["norm"]) or ("" if there else "none"), figure(x["median"]["weight"]),
             figure(x["median"]["ratio"]), "" if not share else "<1%" if share < 0.01 else f"{share:.0%}", rows,
@@ -217,6 +217,8 @@ def _data(watch, threshold, state) -> dict:
     for x in (*layers, *parameters):
         x["median"] = {key: middle([x[key][k] for k in good]) for key in ("signal", "norm", "weight", "ratio")
                        if key in x}
+        x["not_finite"] = sum((x["nan"][k] or 0) + (x["inf"][k] or 0) for k in good)
+        x["last_zeros"] = next((x["zeros"][k] for k in reversed(good) if x["zeros"][k] is not None), None)
     found = verdict([_layer_name(x) for x in layers], [x["median"]["signal"] for x in layers], threshold)
     total = [_together([p["norm"][k] for p in parameters]) for k in range(len(rows))]
     return {"view": "gradients", "model": watch.model, "state": state, "steps": len(rows),
@@ -295,5 +297,11 @@ def _missing(watch, state, parameters, layers, found) -> list[str]:
         notes.append(f"vanishing and exploding are not told: {why}")
     skipped = sum(row["skipped"] for row in watch.rows)
     if skipped:
-        notes.append(f"{count_of(skipped, 'step')} skipped by the gradient scaler after an overflow: in no median")
+        notes.append(f"{skipped:,} of {count_of(len(watch.rows), 'step')} skipped by the gradient scaler after an "
+                     "overflow: in no figure, only in the heat maps")
+    unknown = sum(row["unknown"] for row in watch.rows)
+    if unknown:
+        notes.append(f"gradients at the layers' outputs are not known of {unknown:,} of "
+                     f"{count_of(len(watch.rows), 'step')}: amp.GradScaler scaled the loss, and neither its unscale_ "
+                     "nor its step divided the optimizer's gradients")
     return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import weakref
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ...autograd.operands import wide
 from ...backend import dtypes
 from ...backend.device import backend_of, host_array
 from ...nn import ReLU, ReLU6
+from ...optim import Optimizer
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ...tensor import Tensor
 from ..recorder import unhook
@@ -29,7 +31,8 @@ class Layer:
 
 class Watch:
     """What is measured of one model. `rows`: for each step {"parameters": {id: figures}, "signals": {layer: norm},
-    "skipped": bool}."""
+    "skipped": by amp.GradScaler after an overflow, "unknown": by what the loss was scaled, so that there are no
+    signals}."""
 
     def __init__(self, model, optimizers):
         self.model, self.optimizers = type(model).__name__, optimizers
@@ -44,10 +47,18 @@ class Watch:
         self._before: dict[int, tuple] = {}
         self._handles: list = []
         self._hooked: list = []
+        self._taps: Any = None
+        self._scaled = False  # a loss since the last step
+        self._divided: dict[int, float] = {}  # optimizer -> what unscale_ divided its gradients by since its last step
+        self._stepping: Optimizer | None = None  # by GradScaler.step, until the optimizer's own begins
 
     # hooks
 
     def open(self) -> None:
+        from ..step.taps import Taps  # which measures with what stands in this file
+
+        self._taps = Taps(self)
+        self._taps.__enter__()
         for i, layer in enumerate(self.layers):
             self._handles.append(layer.module.register_forward_hook(partial(self._called, i)))
         for name, module in self.relus:
@@ -59,6 +70,7 @@ class Watch:
                               register_optimizer_step_post_hook(self._after_step)]
 
     def close(self) -> None:
+        self._taps.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
         for node, handle in self._hooked:
@@ -67,6 +79,8 @@ class Watch:
                 unhook(node, handle)
         self._handles, self._hooked = [], []
         self._before.clear()
+        self._divided.clear()
+        self._scaled, self._stepping = False, None
         if not self.rows:  # a backward without a step
             self.measure()
         self._signals = {}
@@ -95,28 +109,61 @@ class Watch:
     def _before_step(self, optimizer, args, kwargs) -> None:
         """Copies of the weights, and figures of the gradients: amp.GradScaler's step divides them in place. A closure's
         gradients do not exist yet."""
+        if self._stepping is optimizer:
+            self._stepping = None
         closure = any(map(callable, (*args, *kwargs.values())))
+        skipped = _skipped(optimizer)
         for p in self._own(optimizer):
             if p.grad is not None or closure:
-                self._before[id(p)] = (p._array.copy(), None if closure else self._gradient(p))
+                self._before[id(p)] = (p._array.copy(), None if closure else self._gradient(p, skipped))
 
     def _after_step(self, optimizer, args, kwargs) -> None:
+        self._row(optimizer, _skipped(optimizer))
+
+    def _row(self, optimizer, skipped) -> None:
         own = self._own(optimizer)
         if not own:
             return
         if not self.rows or any(id(p) in self.rows[-1]["parameters"] for p in own):
             self.rows.append(_row())
         scale = getattr(optimizer, "grad_scale", None)
-        found = getattr(optimizer, "found_inf", None)
-        if found is not None and bool(found.item()):
+        divided = self._divided.pop(id(optimizer), None)
+        if skipped:
             self.rows[-1]["skipped"] = True
             self._signals.clear()  # an overflow that the scaler took care of is no finding
-        self._measure(self.rows[-1], own, 1.0 if scale is None else float(scale.item()))
+        elif self._scaled and scale is None and divided is None and self._signals:
+            self.rows[-1]["unknown"] = True  # divided by the program itself, or not at all
+            self._signals.clear()
+        self._scaled = False
+        by = 1.0 if scale is None else float(scale.item())
+        self._measure(self.rows[-1], own, by, by * (divided or 1.0), skipped)
         live = [(node, handle) for node, handle in self._hooked if node() is not None]
         self._hooked = live
 
     def _own(self, optimizer) -> list:
         return [p for group in optimizer.param_groups for p in group["params"] if id(p) in self.parameters]
+
+    # what GradScaler does, told by Taps
+
+    def clipping(self, name, limits, parameters) -> None:
+        """No matter of these figures: the step's gradients are read when it begins."""
+
+    def scaled(self, scaler, given, result) -> None:
+        self._scaled |= result is not given  # a disabled one returns what it was given
+
+    def unscaled(self, scaler, optimizer) -> None:
+        """The gradients at the layers' outputs came with the scale, which update() will change."""
+        if scaler.is_enabled():
+            self._divided[id(optimizer)] = scaler.get_scale()
+
+    def stepping(self, scaler, optimizer) -> None:
+        self._stepping = optimizer
+
+    def stepped(self, scaler, optimizer) -> None:
+        """An optimizer that does not look at the flag itself is not called where the scaler found infinities."""
+        skipped, self._stepping, self._scaled = self._stepping is optimizer, None, False
+        if skipped and (not self.optimizers or any(o is optimizer for o in self.optimizers)):
+            self._row(optimizer, True)
 
     # figures
 
@@ -124,23 +171,25 @@ class Watch:
         """A row of what `.grad` holds now; nothing where no parameter has a gradient."""
         if any(p.grad is not None for p in self.parameters.values()):
             self.rows.append(_row())
-            self._measure(self.rows[-1], list(self.parameters.values()), 1.0)
+            self._measure(self.rows[-1], list(self.parameters.values()), 1.0, 1.0)
 
-    def _gradient(self, p) -> list | None:
-        """Figures of a parameter's gradient, None where it has none; notes which of its rows are not zero."""
+    def _gradient(self, p, skipped=False) -> list | None:
+        """Figures of a parameter's gradient, None where it has none; notes which of its rows are not zero, but for
+        those of a skipped step."""
         if p.grad is None:
             return None
         grad = p.grad._array
-        if grad.ndim > 1:
+        if grad.ndim > 1 and not skipped:
             rows = (grad != 0).any(axis=tuple(range(1, grad.ndim)))
             self.alive[id(p)] = rows if id(p) not in self.alive else self.alive[id(p)] | rows
         return figures(grad)
 
-    def _measure(self, row, parameters, scale) -> None:
+    def _measure(self, row, parameters, scale, flowing, skipped=False) -> None:
+        """`scale`: what `.grad` is to be divided by; `flowing`: what the gradients of the backward are."""
         names, waiting = [], []  # one copy to the host for all
         for p in parameters:
             before, found = self._before.pop(id(p), (None, None))
-            found = self._gradient(p) if found is None else found
+            found = self._gradient(p, skipped) if found is None else found
             if found is None:
                 row["parameters"][id(p)] = None
                 continue
@@ -156,11 +205,17 @@ class Watch:
                 "norm": taken[0] / scale, "zeros": int(taken[1]), "nan": int(taken[2]), "inf": int(taken[3]),
                 "weight": taken[4], "update": taken[5]}
         for k in keys:
-            row["signals"][k] = math.hypot(*[next(values) for _ in signals[k]]) / scale
+            row["signals"][k] = math.hypot(*[next(values) for _ in signals[k]]) / flowing
 
 
 def _row() -> dict:
-    return {"parameters": {}, "signals": {}, "skipped": False}
+    return {"parameters": {}, "signals": {}, "skipped": False, "unknown": False}
+
+
+def _skipped(optimizer) -> bool:
+    """Whether GradScaler's flag, which the optimizer has while the scaler steps it, keeps it from stepping."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found.item())
 
 
 def _layers(model) -> list[Layer]:

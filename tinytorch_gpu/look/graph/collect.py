@@ -12,7 +12,8 @@ from ...nn import Module
 from ...tensor import Tensor
 from ..recorder import note_of
 from ..sample import fill
-from ..saved import memory_of, saved_of
+from ..saved import arrays_of, checkpoints_of, memory_of, saved_of
+from ..terminal import count_of, size_of
 
 __all__ = ["collect", "roots_of", "walk"]
 
@@ -63,6 +64,7 @@ def collect(edges, model=None) -> dict:
     names = _names(model, [n.place for n in notes.values() if n is not None and n.place is not None])
     memory = _Memory({memory_of(leaf.variable._array)[0] for leaf in leaves})
     nodes = [_operator(node, number, notes[node], place_of.get(node), memory) for node in operators]
+    checkpoints = _checkpoints(operators, nodes, memory.parameters)
     own = {id(n) for n in notes.values() if n is not None}
     for i, leaf in enumerate(leaves, 1):
         note = notes[leaf]
@@ -75,7 +77,8 @@ def collect(edges, model=None) -> dict:
         "nodes": nodes,
         "modules": modules,
         "totals": _totals(nodes, memory),
-        "missing": _missing(operators, notes, nodes),
+        "checkpoints": checkpoints,
+        "missing": [*_in_checkpoints(checkpoints), *_missing(operators, notes, nodes)],
     }
 
 
@@ -119,7 +122,7 @@ def _operator(node, number, note, module, memory) -> dict:
     saved, new_bytes = memory.count(node, note)
     return {
         "id": number[node], "kind": "operator", "name": node.name(), "module": module, "line": _line(node),
-        "inputs": inputs, "outputs": outputs, "saved": saved, "saved_bytes": new_bytes,
+        "inputs": inputs, "outputs": outputs, "saved": saved, "saved_bytes": new_bytes, "checkpoint": None,
     }
 
 
@@ -169,6 +172,32 @@ class _Memory:
         if s.source.startswith("input") and node.edges[int(s.source[6:])] is None:
             return "input"
         return s.source if s.source in ("constant", "packed") else "activation"
+
+
+def _checkpoints(operators, nodes, parameters) -> list[dict]:
+    """The checkpointed calls: their operators, each marked with "checkpoint", the call's number, and the bytes that the
+    call keeps to run again, parameters apart."""
+    found: dict = {}
+    for node, row in zip(operators, nodes):
+        for frame in checkpoints_of(node):
+            entry = found.setdefault(id(frame), {"frame": frame, "nodes": []})
+            entry["nodes"].append(row["id"])
+            row["checkpoint"] = list(found).index(id(frame))
+    rows = []
+    for entry in found.values():
+        kept = dict(memory_of(a) for a in arrays_of(entry["frame"]))
+        rows.append({"nodes": entry["nodes"], "bytes": sum(n for m, n in kept.items() if m not in parameters)})
+    return rows
+
+
+def _in_checkpoints(rows) -> list[str]:
+    """What stands in checkpoints, in words."""
+    if not rows:
+        return []
+    shown = [f"#{r['nodes'][0]} to #{r['nodes'][-1]}" if len(r["nodes"]) > 1 else f"#{r['nodes'][0]}" for r in rows]
+    more = f" and {count_of(len(rows) - 4, 'more')}" if len(rows) > 4 else ""
+    return [f"{count_of(len(rows), 'checkpoint')} ({', '.join(shown[:4])}{more}): what these operators save is "
+            f"computed again in backward; {size_of(sum(r['bytes'] for r in rows))} of arguments are kept for it"]
 
 
 def _line(node) -> dict | None:

@@ -40,8 +40,18 @@ class Group:
         """How often it stands there."""
         return max(1, len(self.parts))
 
+    @property
+    def title(self) -> str:
+        """Its label; the count of a repeat stands before it, where no narrow column cuts it off."""
+        return times(self.count, self.label, "×") if self.kind == "repeat" else self.label
+
 
 Item = Op | Group
+
+
+def times(count: int, label: str, sign="x") -> str:
+    """2 x Linear, 99 x (Add, Tanh)."""
+    return f"{count} {sign} ({label})" if "," in label else f"{count} {sign} {label}"
 
 
 def ids_of(item) -> list[int]:
@@ -231,7 +241,7 @@ def _shapes(n):
 
 
 def _label(part, nodes) -> str:
-    names = [nodes[i.id]["name"] if isinstance(i, Op) else f"{i.label} x {i.count}" if i.count > 1 else i.label
+    names = [nodes[i.id]["name"] if isinstance(i, Op) else times(i.count, i.label) if i.count > 1 else i.label
              for i in part]
     return ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
 
@@ -251,4 +261,4 @@ def _counts(ids, nodes) -> str:
     for i in ids:
         found[nodes[i]["name"]] = found.get(nodes[i]["name"], 0) + 1
     most = sorted(found.items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{name} x {n}" for name, n in most[:3]) + (", ..." if len(most) > 3 else "")
+    return ", ".join(times(n, name) for name, n in most[:3]) + (", ..." if len(most) > 3 else "")

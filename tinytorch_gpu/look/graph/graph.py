@@ -90,10 +90,9 @@ class Graph(View):
             what = count_of(n, "operator")
             if item.kind == "repeat":
                 what += f" in all, the first of {item.count}{':' if shown else ' alike'}"
-            title = f"{item.label} {paper.times} {item.count}" if item.kind == "repeat" else item.label
             where = _within(item.name, inside)
             where = f"({where})" if where and item.kind == "repeat" else where
-            name = f"{indent}{'' if shown else '+ '}{title} {where}".rstrip()
+            name = f"{indent}{'' if shown else '+ '}{item.title} {where}".rstrip()
             rows.append([name, what, *self._flow(last), "", size_of(self.saved(item)), ""])
             if shown:
                 rows += self._rows(paper, item.items, opened, depth + 1, item.name if item.kind == "module" else inside)

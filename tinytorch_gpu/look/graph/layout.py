@@ -174,14 +174,14 @@ def _shift(boxes, x, y) -> None:
 
 
 def _title(group) -> str:
-    count = f" × {group.count}, the first:" if group.kind == "repeat" else ""
-    return f"{group.label}{count} {group.name}".strip()
+    count = ", the first:" if group.kind == "repeat" else ""
+    return f"{group.title}{count} {group.name}".strip()
 
 
 def _closed(view, group) -> list[str]:
     ids = ids_of([i for part in group.parts for i in part])
     held = [view.nodes[i]["saved_bytes"] for i in ids]
-    lines = [group.label + (f" × {group.count}" if group.kind == "repeat" else ""), group.name,
+    lines = [group.title, group.name,
              count_of(len(ids), "operator") + ("" if None in held else f", saves {size_of(sum(held))}")]
     return [line for line in lines if line]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import html
 
 from ..page import page as whole
+from ..sample import values_text
 from .fold import Op
 from .layout import layers
 
@@ -59,6 +60,8 @@ def _brief_output(o) -> dict:
     for key in ("value", "gradient"):
         if o[key]:
             found[key] = o[key]
+            if "values" in o[key] and o["dtype"].startswith("complex"):
+                found[key] = {**o[key], "values": values_text(o[key]["values"], o["dtype"])}
     return found
 
 

@@ -161,7 +161,8 @@ def held(ledger) -> list[dict]:
         found.append((root, {
             "operator": root.name(), "nodes": len(nodes),
             "passes": len({applied[n].run for n in nodes} - {None}),
-            "bytes": sum(saved.values()) + sum(applied[n].records for n in nodes), "saved": sum(saved.values())}))
+            "bytes": sum(saved.values()) + sum(applied[n].records for n in nodes) + sum(
+                applied[n].keeping for n in nodes if applied[n].released is None), "saved": sum(saved.values())}))
     stack = node = nodes = inner = applied = None
     found.sort(key=lambda f: (-f[1]["passes"], -f[1]["bytes"], -f[1]["nodes"]))
     names = names_in_frames() if found else {}

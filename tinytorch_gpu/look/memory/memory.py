@@ -5,11 +5,13 @@ import html
 
 from ...autograd import modes
 from ...backend.device import resolve
+from ...backend.out_of_memory import OutOfMemoryError
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
 from ..drawing import Drawing
 from ..graph.collect import short_file
+from ..measure import elsewhere
 from ..recorder import record
 from ..terminal import Column, Paper, bar, count_of, figure, size_of, table, time_of, with_notes, wrap
 from ..view import View
@@ -87,6 +89,7 @@ class Memory(View):
         del self._note
         if kind is not None:
             missing.append(f"the block was left by {kind.__name__}: the table ends there")
+        missing += elsewhere(watcher.elsewhere, "the memory", watcher.device)
         if not any(not a.existed for a in watcher.ledger.applied):
             missing.append("no operator was recorded: a step under no_grad() saves nothing, and what it makes is not "
                            "told apart")
@@ -96,7 +99,7 @@ class Memory(View):
         if self._allocation:
             data["allocation"] = again(watcher.device, [p.bytes for p in watcher.ledger.all if not p.existed])
         self.data = {"view": "memory", "device": str(watcher.device), **data, "missing": missing}
-        if isinstance(error, MemoryError):  # NumPy's own too
+        if isinstance(error, (OutOfMemoryError, MemoryError)):  # a device's, NumPy's
             error.add_note("\n".join(self._out_of_memory(Paper())))
 
     def _out_of_memory(self, paper):
@@ -142,8 +145,9 @@ class Memory(View):
 
     def _ratio(self) -> str:
         forward = self.data["forward_only"]
-        return (f"training / forward only: {self.data['ratio']:.2f}; forward only {size_of(forward['bytes'])}, "
-                "computed from the record (each value until its last use)")
+        return (f"training / forward only: {self.data['ratio']:.2f}, of arrays and workspace: training "
+                f"{size_of(self.data['arrays'])}, forward only {size_of(forward['bytes'])}, computed from the record "
+                "(each value until its last use)")
 
     def _again(self) -> str:
         a = self.data["allocation"]

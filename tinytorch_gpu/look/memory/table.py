@@ -4,17 +4,19 @@ from __future__ import annotations
 import linecache
 from itertools import accumulate, pairwise
 
+from .ledger import in_blocks
+
 __all__ = ["OWNERS", "tabulate"]
 
 # in the order of the tables; the last three are no pieces
 OWNERS = {
     "parameters": "parameters", "buffers": "buffers", "gradients": "gradients", "optimizer": "optimizer state",
-    "saved": "saved for backward", "inputs": "inputs and constants", "flowing": "gradients on their way",
+    "saved": "saved for backward", "checkpoints": "kept by checkpoints", "inputs": "inputs and constants",
+    "flowing": "gradients on their way",
     "tensors": "other tensors", "records": "graph records", "workspace": "workspace", "rounding": "rounding to blocks",
     "unknown": "unknown",
 }
 FIXED = ("parameters", "buffers", "gradients", "optimizer")  # whatever an operator saves of them exists anyway
-BLOCK = 512  # bytes: what CuPy's pool rounds sizes to
 COLUMNS = 240  # of the timeline
 
 
@@ -22,7 +24,7 @@ def segments(piece, end):
     """[(from, to, role, label)]: what a piece was for, over its life; the event that tells of a death still has it."""
     stop = end if piece.died is None else piece.died + 1
     cuts = {piece.born, stop, *(t for t, _, _ in piece.roles)}
-    for a in piece.savers:
+    for a in (*piece.savers, *piece.keepers):
         cuts |= {a.born, _until(a, end)}
     cuts = sorted(t for t in cuts if piece.born <= t <= stop)
     return [(a, b, *role_at(piece, a, end)) for a, b in pairwise(cuts)]
@@ -36,6 +38,9 @@ def role_at(piece, t, end):
     for a in piece.savers:
         if a.born <= t < _until(a, end):
             return "saved", a
+    for a in piece.keepers:
+        if a.born <= t < _until(a, end):
+            return "checkpoints", label
     return role, label
 
 
@@ -59,9 +64,10 @@ class _Sums:
         others = [0] * (self.end + 1)  # what was there before and nothing here has to do with
         for p in ledger.all:
             if not p.used and not _old(p):
-                others[p.born] += p.bytes + (-p.bytes % BLOCK if pool else 0)
+                size = in_blocks(p.bytes) if pool else p.bytes
+                others[p.born] += size
                 if p.died is not None:
-                    others[p.died + 1] -= p.bytes + (-p.bytes % BLOCK if pool else 0)
+                    others[p.died + 1] -= size
         self.told = [stage != "" for stage, _ in ledger.labels]  # not a death, which falls in the midst of operators
         self.others = list(accumulate(others))[:self.end]
         self.levels = [n - o for n, o in zip(ledger.levels, self.others)]
@@ -70,11 +76,12 @@ class _Sums:
             for a, b, role, _ in parts:
                 self.add(role, a, b, piece.bytes)
                 if pool:
-                    self.add("rounding", a, b, -piece.bytes % BLOCK)
+                    self.add("rounding", a, b, in_blocks(piece.bytes) - piece.bytes)
         if not pool:
             for a in ledger.applied:
                 if not a.existed:
                     self.add("records", a.born, self.end if a.died is None else a.died, a.records)
+                    self.add("records", a.born, _until(a, self.end), a.keeping)
         self.lines = {name: list(accumulate(d))[:self.end] for name, d in self.steps.items()}
 
     def add(self, name, a, b, size):
@@ -96,6 +103,13 @@ class _Sums:
         found["unknown"] = nobodys - making
         return found
 
+    def arrays(self, t):
+        """Bytes of arrays at an event's highest moment, as `forward_only` counts them: no records, no rounding, nothing
+        that is nobody's, and as workspace only what came and went since the event before, not what that one had."""
+        found = self.at(t)
+        gone = max(0, min(self.levels[t - 1], self.peaks[t]) - self.levels[t]) if t else 0
+        return sum(found.values()) - gone - sum([found[name] for name in ("records", "rounding", "unknown")])
+
     def nobodys(self, t):
         """What the meter saw beside all owners."""
         return self.levels[t] - sum([line[t] for line in self.lines.values()])
@@ -111,6 +125,7 @@ def tabulate(watcher) -> dict:
     named = sum(r["bytes"] for r in rows if r["owner"] != "unknown")
     forward = forward_only(ledger, sums)
     training = sums.peaks[peak]
+    arrays = max(map(sums.arrays, range(sums.end)))
     pool = not ledger.meter.counts_objects
     return {
         "view": "memory", "source": ledger.meter.source,
@@ -118,9 +133,9 @@ def tabulate(watcher) -> dict:
                  "others": sums.others[peak] + ledger.strays,
                  "slack": ledger.slacks[peak] if pool else None, "rows": rows},
         "records": {"nodes": sum(not a.existed for a in ledger.applied),
-                    "bytes": sum(a.records for a in ledger.applied if not a.existed)},
-        "forward_only": forward,
-        "ratio": training / forward["bytes"] if forward and forward["bytes"] else None,
+                    "bytes": sum(a.records + a.keeping for a in ledger.applied if not a.existed)},
+        "arrays": arrays, "forward_only": forward,
+        "ratio": arrays / forward["bytes"] if forward and forward["bytes"] else None,
         "saved": _saved(sums, saving),
         "saved_bytes": sums.lines["saved"][saving],
         "checkpoint": checkpoint(watcher, sums, saving),

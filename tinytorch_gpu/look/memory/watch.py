@@ -5,25 +5,25 @@ import gc
 import math
 import sys
 import weakref
+from collections import Counter
 from functools import partial
 
-import numpy as np
-
-from ...autograd import engine
+from ...autograd import engine, modes
 from ...autograd.node import AccumulateGrad, Node, endpoint
 from ...autograd.operands import HALF
-from ...backend.device import is_array
+from ...backend.device import device_of, is_array
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from ...tensor import Tensor, make
+from ...tensor import Tensor
+from ..measure import differs
 from ..recorder import _Recorder, unhook
-from ..saved import kept_of
+from ..saved import checkpointed, kept_of
 from ..terminal import shape_of
-from .ledger import Applied, Ledger, Piece
+from .ledger import Applied, Entry, Ledger, Piece, Pieces, own
+from .records import Hook, is_parameter, put_table, records_of, size_of_trace, was_traced
 
 __all__ = ["Watcher"]
 
 _RUN = engine.run.__code__
-TENSOR = sys.getsizeof(make(np.zeros(())))
 
 
 class Watcher(_Recorder):
@@ -34,12 +34,15 @@ class Watcher(_Recorder):
         self.optimizers = [] if optimizer is None else [optimizer]
         self.names = {} if model is None else {id(t): n for n, t in (*model.named_parameters(),
                                                                      *model.named_buffers())}
+        self.elsewhere: Counter = Counter()  # operators by the device they ran on, where it is another one
         self.passes = 0  # backwards that are through
         self.calls: list[tuple] = []  # (place, pieces of its arguments)
         self._stage = "forward"
         self._pending = None  # the operator whose line is not known yet
         self._fresh: list[AccumulateGrad] = []  # leaves that are about to get a gradient
         self._freeing: list[Applied] = []
+        self._counted: dict[int, Applied] = {}  # what a graph keeps -> the first that counts it
+        self._leaves: dict[int, tuple] = {}  # AccumulateGrad that has a hook -> (weakly it, its table, its handle)
         self._meeting: dict[tuple, list] = {}  # (id of a node, output) -> [gradients sent there, piece of their sum]
         self._unborn: list[tuple] = []  # (sum that the engine is about to make, what it takes the place of)
         try:
@@ -53,14 +56,21 @@ class Watcher(_Recorder):
         self.ledger.start()
 
     def close(self):
-        self.event("end", "end", lambda: None)
+        self._last()
         self.ledger.close()
         for handle in self._handles:
             handle.remove()
         self._unhook_all()
         self._fresh.clear()
 
+    @own
+    def _last(self):
+        self.event("end", "end", lambda: None)
+
     def event(self, stage, what, act):
+        """An event that `ledger.event` writes down; the caller is `own`."""
+        self._line()
+
         def all_of_it():
             self._settle()
             return act()
@@ -74,23 +84,17 @@ class Watcher(_Recorder):
         self.ledger.event(stage, what, all_of_it)
 
     def _settle(self):
-        """Look at what was not there yet when the last event was written: lines, gradients, what was freed."""
-        if self._pending is not None:
-            applied, self._pending = self._pending, None
-            node = applied.ref()
-            if node is not None and node.trace is not None:
-                applied.line = node.trace.frames[-1]
-                trace = node.trace
-                size = sum(map(sys.getsizeof, (trace, trace.frames, *trace.frames, trace.inputs, *trace.inputs)))
-                self.ledger.own += size  # the line is there because somebody looks
-                applied.own += size
+        """Look at what was not there yet when the last event was written: gradients, what was freed."""
+        self.ledger.let_go()
+        for number in [n for n, (ref, _, _) in self._leaves.items() if ref() is None]:
+            del self._leaves[number]
         for leaf in self._fresh:
             if leaf.variable._grad is not None:
                 self.ledger.becomes(leaf.variable._grad._array, "gradients", self.name_of(leaf.variable))
         self._fresh.clear()
         now = self.ledger.now
         for piece, before in self._unborn:
-            piece.born, piece.roles = now, [(now, *piece.roles[0][1:])]
+            piece.born, piece.roles = now, Pieces([Entry((now, *piece.roles[0][1:]))])
             self.ledger.all.append(piece)
             if before is not None:
                 before.died = now - 1
@@ -100,6 +104,18 @@ class Watcher(_Recorder):
             if node is not None and applied.released is None and kept_of(node) is None:
                 applied.released = now
         self._freeing.clear()
+
+    def _line(self):
+        """The line of the last operator, which is not known yet when it is told."""
+        if self._pending is None:
+            return
+        applied, self._pending = self._pending, None
+        node = applied.ref()
+        if node is not None and node.trace is not None:
+            applied.line = node.trace.frames[-1]
+            if self.ledger.meter.counts_objects and not modes.is_anomaly_enabled():  # it is there because of this view
+                self.ledger.own += size_of_trace(node.trace)
+                applied.extra = Entry((applied.extra, node.trace))
 
     def name_of(self, tensor):
         """The dotted name of a parameter, its shape where it has none."""
@@ -133,7 +149,7 @@ class Watcher(_Recorder):
             if t._grad is not None:
                 see(t._grad._array, "gradients", self.name_of(t), id(t) in known)
         for t in tensors:
-            if _is_parameter(t):  # of a model that was not given
+            if is_parameter(t) or id(t) in known:  # of a model that was not given
                 see(t._array, "parameters", self.name_of(t), False)
             else:
                 see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before", False)
@@ -152,7 +168,6 @@ class Watcher(_Recorder):
         if node.trace is not None:
             applied.line = node.trace.frames[-1]
         self.ledger.watch(node, applied)
-        applied.records = records_of(node)
 
     def _saved(self, array, applied):
         piece = self.ledger.see(array, "tensors", applied.name, existed=applied.existed)
@@ -192,44 +207,67 @@ class Watcher(_Recorder):
 
     # steps
 
+    @own
     def _before_step(self, optimizer, args, kwargs):
         def act():
             for group in optimizer.param_groups:
                 for p in group["params"]:
+                    self.ledger.becomes(p._array, "parameters", self.name_of(p))
                     if p._grad is not None:
                         self.ledger.becomes(p._grad._array, "gradients", self.name_of(p))
 
         self.event("optimizer", f"before {type(optimizer).__name__}.step", act)
 
+    @own
     def _after_step(self, optimizer, args, kwargs):
         def act():
             for array, name in self._state_of(optimizer):
                 piece = self.ledger.see(array, "optimizer", name)
                 if piece is not None and piece.roles[-1][1] != "optimizer":
-                    piece.roles.append((self.ledger.now, "optimizer", name))
+                    piece.roles.append(Entry((self.ledger.now, "optimizer", name)))
 
         self.event("optimizer", f"{type(optimizer).__name__}.step", act)
 
     # modules
 
     def _enter(self, module, args):
+        self._called(self._again(), module, args)
+
+    @own
+    def _leave(self, module, args, output):
+        super()._leave(module, args, output)
+
+    @own
+    def _called(self, again, module, args):
         super()._enter(module, args)
         place = self._modules.stack[-1][1]
 
         def act():
             given = [self.ledger.see(a._array, "inputs", f"argument of {place.kind}") for a in args
                      if isinstance(a, Tensor)]
-            self.calls.append((place, [p for p in given if p is not None]))
+            self.calls.append(Entry((place, Pieces([p for p in given if p is not None]))))
 
-        self.event("backward" if _in_backward() else "forward", f"call of {place.kind}", act)
+        self.event("backward" if again else "forward", f"call of {place.kind}", act)
 
     # operators
 
     def note(self, node, args, outs):
+        self._operator(self._again(), node, args, outs)
+
+    def _again(self):
+        """Whether a backward is running: a checkpoint's second run, or one that is itself recorded. Asked before a call
+        that is `own`, since it makes objects of the program's frames, which go with these."""
+        return self._stage == "backward" and _in_backward()
+
+    @own
+    def _operator(self, again, node, args, outs):
+        if self.ledger.closed:
+            return
         stack = self._modules.stack
         place = stack[-1][1] if stack else None
         name = node.name()
-
+        if differs(where := device_of(outs[0]), self.device):
+            self.elsewhere[str(where)] += 1
         applied = Applied(name, place, 0)
         text = str(applied)
 
@@ -239,7 +277,7 @@ class Watcher(_Recorder):
             takes, makes, keeps = [], [], []
             for a in args:
                 if isinstance(a, Tensor):
-                    role = "parameters" if _is_parameter(a) else "inputs"
+                    role = "parameters" if is_parameter(a) else "inputs"
                     label = self.name_of(a) if role == "parameters" else f"given to {name}"
                     takes.append(ledger.see(a._array, role, label))
             for o in outs:
@@ -249,40 +287,68 @@ class Watcher(_Recorder):
                 if is_array(array):
                     keeps.append(self._saved(array, applied))
             applied.inputs, applied.outputs, applied.saved = (
-                tuple([p for p in found if p is not None]) for found in (takes, makes, keeps))
-            applied.records = records_of(node, outs)
+                Pieces([p for p in found if p is not None]) for found in (takes, makes, keeps))
+            self._checkpointed(node, applied)
+            if ledger.meter.counts_objects:
+                applied.records, applied.keeping = records_of(node, partial(self._count, applied), self._before)
             ledger.watch(node, applied)
             self._pending = applied
-            before = ledger.meter.read()[0]
-            self._hook(node, node.register_prehook, partial(self._arrives, text, id(node)))
-            self._hook(node, node.register_hook, partial(self._sends, text, applied))
-            for edge in node.edges:
-                leaf = None if edge is None else endpoint(edge)[0]
-                if leaf.__class__ is AccumulateGrad and leaf not in self._hooked:
-                    applied.records += sys.getsizeof(leaf)
-                    self._hook(leaf, leaf.register_prehook, partial(self._at_leaf, weakref.ref(leaf)))
-            if ledger.meter.counts_objects:
-                applied.own = max(0, ledger.meter.read()[0] - before)
+            with self._lock:
+                if not self._closed:
+                    self._hook(node, text, applied)
             return applied
 
-        again = _in_backward()  # a checkpoint's second run, or a backward that is itself recorded
         self.event("backward" if again else "forward", f"{text}, run in backward" if again else text, act)
 
-    def _hook(self, node, register, function):
-        with self._lock:
-            if not self._closed:
-                self._hooked.setdefault(node, []).append(register(function))
+    def _checkpointed(self, node, applied):
+        """What the checkpoint that an operator stands in keeps to run it again."""
+        for array in checkpointed(node):
+            piece = self.ledger.see(array, "inputs", "given to a checkpoint")
+            if piece is not None:
+                piece.keepers.append(applied)
+
+    def _count(self, applied, thing):
+        """Whether another operator that is there has counted this object."""
+        other = self._counted.get(id(thing))
+        if other is not None and other.released is None and other.died is None:
+            return True
+        self._counted[id(thing)] = applied
+        return False
+
+    def _before(self, thing):
+        return self.ledger.meter.started and not was_traced(thing)
+
+    def _hook(self, node, text, applied):
+        """Hooks on a node and on its leaves. Their tables are kept here: with the node they would go unmeasured."""
+        put_table(node)
+        applied.handles = Entry((node.register_prehook(Hook(self, "_arrives", text, id(node))),
+                                 node.register_hook(Hook(self, "_sends", text, applied))))
+        applied.extra = node.hooks
+        for edge in node.edges:
+            leaf = None if edge is None else endpoint(edge)[0]
+            if leaf.__class__ is AccumulateGrad and not self._has_hook(leaf):
+                ref = weakref.ref(leaf)
+                put_table(leaf)
+                handle = leaf.register_prehook(Hook(self, "_at_leaf", ref))
+                self._leaves[id(leaf)] = Entry((ref, leaf.hooks, handle))
+
+    def _has_hook(self, leaf):
+        return id(leaf) in self._leaves and self._leaves[id(leaf)][0]() is leaf
 
     def _unhook_all(self):
         with self._lock:
             self._closed = True
-        for node, handles in list(self._hooked.items()):
-            for handle in handles:
+        found = [(a.ref(), h) for a in self.ledger.applied for h in a.handles]
+        for node, handle in (*found, *((ref(), handle) for ref, _, handle in self._leaves.values())):
+            if node is not None:
                 unhook(node, handle)
-        self._hooked.clear()
+        for applied in self.ledger.applied:
+            applied.extra, applied.handles = None, ()
+        self._leaves.clear()
 
     # the backward
 
+    @own
     def _arrives(self, name, number, grads):
         def act():
             self._met(number)
@@ -292,6 +358,7 @@ class Watcher(_Recorder):
 
         self.event("backward", f"backward reaches {name}", act)
 
+    @own
     def _sends(self, name, applied, sent, arrived):
         def act():
             applied.run = self.passes
@@ -334,7 +401,8 @@ class Watcher(_Recorder):
             if piece is not None:
                 piece.died = self.ledger.now - 1  # here it is seen as what it is
 
-    def _at_leaf(self, leaf, grads):
+    @own
+    def _at_leaf(self, leaf, _, grads):
         def act():
             found = leaf()
             self._met(id(found))
@@ -347,10 +415,6 @@ class Watcher(_Recorder):
         self.event("backward", "backward reaches a leaf", act)
 
 
-def _is_parameter(t) -> bool:
-    return t._req and t._node is None and t.__class__ is not Tensor
-
-
 def _in_backward() -> bool:
     frame = sys._getframe(2)
     while frame is not None:
@@ -358,21 +422,3 @@ def _in_backward() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def records_of(node, tensors=()) -> int:
-    """Bytes of a node, its edges, the lists of what it keeps, the ends of the graph that it has first, and the Tensors
-    it made with the heads of their arrays, by sys.getsizeof."""
-    lists = [node.edges, node.metas, *(getattr(node, n, None) for n in ("_saved", "_owners", "_versions", "_refs"))]
-    total = sys.getsizeof(node) + sum([sys.getsizeof(v) for v in lists if isinstance(v, (tuple, list))])
-    total += sum([sys.getsizeof(e) for e in node.edges if e.__class__ is tuple])
-    for array in tensors:
-        total += TENSOR + _head(array)
-    for value, _ in kept_of(node) or ():
-        if is_array(value) and not any(value is a for a in tensors):
-            total += _head(value)
-    return total
-
-
-def _head(array) -> int:
-    return type(array).__basicsize__ + 16 * array.ndim  # shape and strides

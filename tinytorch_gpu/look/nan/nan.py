@@ -46,7 +46,8 @@ def nan(run=None, *, stop: bool = False) -> Nan:
 
 class Nan(View):
     """The view of `look.nan`. `data["first"]` is the event to look at, None where all is finite; `data["events"]` all
-    that were kept, in order, those of numbers written out among them."""
+    that were kept, in order, those of numbers written out among them; what came again at the same place counts in the
+    "times" of the first."""
 
     def __init__(self, stop=False):
         self._origins = Origins(self._stop if stop else None)
@@ -113,7 +114,7 @@ class Nan(View):
             seen = f"{count_of(d['operators'], 'operator')} forward, {d['backwards']:,} backward"
             meant = " but what is meant" if d["events"] else ""
             return [f"no NaN and no Inf in {seen}{meant}"]
-        found = [says(first)]
+        found = [says(first) + (f", {first['times']:,} times" if first["times"] > 1 else "")]
         if first["module"] is not None:
             found.append(f"module: {module_text(first['module'])}")
         if first["line"] is not None:
@@ -134,9 +135,12 @@ class Nan(View):
                           *[figure(a[k]) for k in ("min", "max", "mean", "norm")]] for a in first["arrays"]]
         others = [e for e in d["events"] if e is not first]
         if others:
+            again = any(e["times"] > 1 for e in others)
             head = [Column("besides, in order" if first is None else "also", least=12),
+                    *([Column("times", right=True)] if again else []),
                     Column("module", least=8, keep=2), Column("line", least=12, keep=1)]
-            yield head, [[says(e), module_text(e["module"]) if e["module"] else "",
+            yield head, [[says(e), *([f"x {e['times']:,}" if e["times"] > 1 else ""] if again else []),
+                          module_text(e["module"]) if e["module"] else "",
                           line_text(e["line"]) if e["line"] else ""] for e in others]
 
     # files
@@ -154,7 +158,7 @@ class Nan(View):
         return page.page("look.nan", "\n".join([*parts, "</main>"]))
 
     def to_svg(self) -> str:
-        """What the operator was given and what it made. Raises: ValueError where all is finite."""
+        """What the operator was given and what it made; where all is finite, that in words."""
         return self._picture().svg()
 
     def to_png(self) -> bytes:
@@ -164,7 +168,7 @@ class Nan(View):
         d = self.data
         first = d["first"]
         if first is None:
-            raise ValueError(f"[save] there is nothing to draw: {self._sentences(d)[0]}")
+            return _written([*self._sentences(d), *d["missing"]])
         back = first["direction"] == "backward"
         made = [a for a in first["arrays"] if a["role"].startswith("grad of input" if back else "result")]
         given = [a for a in first["arrays"] if a not in made]
@@ -187,6 +191,16 @@ class Nan(View):
                 else:
                     drawing.line(x + 150, top + 20, left, top + 20, way)
         return drawing
+
+
+def _written(sentences) -> Drawing:
+    """A picture of words, the first sentence as its title."""
+    title, *others = sentences
+    drawing = Drawing(max([len(title) * 8.9, *(len(s) * 6.8 for s in others)]) + 20, 30 + 22 * len(others))
+    drawing.text(10, 18, title, "title")
+    for k, sentence in enumerate(others):
+        drawing.text(10, 42 + 22 * k, sentence, "shape")
+    return drawing
 
 
 def says(e) -> str:

@@ -44,12 +44,14 @@ class _Operand:
 
 
 class Origins:
-    """The events in order. An event: an operator whose result, or gradient, has NaN or Inf that nothing it was given
-    has; or something from outside that has them: an operand, a number, the gradient given to backward()."""
+    """The events in order, each with how many "times" it was. An event: an operator whose result, or gradient, has NaN
+    or Inf that nothing it was given has; or something from outside that has them: an operand, a number, the gradient
+    given to backward()."""
 
     def __init__(self, stop=None):
         self.stop = stop  # called with the first event
         self.events: list[dict] = []
+        self._places: dict[tuple, dict] = {}  # what an event is, without its figures -> the first one
         self.count = self.operators = self.backwards = 0
         self._known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> _Origin
         self._leaves: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> weak leaf
@@ -128,7 +130,7 @@ class Origins:
 
     def end(self) -> None:
         """Let go of all but the events."""
-        for table in (self._known, self._leaves, self._received, self._outside, self._roots):
+        for table in (self._known, self._leaves, self._received, self._outside, self._roots, self._places):
             table.clear()
 
     # pieces
@@ -174,16 +176,21 @@ class Origins:
 
     def _add(self, origin, direction, what, kinds, rows, name=None, meant=False) -> None:
         self.count += 1
-        if len(self.events) == KEPT:
-            return
         place = origin.place
         root = None if place is None else place.root()
-        event = {
+        module = None if place is None else {
+            "name": place.name, "class": place.kind, "model": None if root is None else type(root).__name__}
+        key = (direction, what, kinds, meant, origin.name, name, origin.frame,
+               *(() if module is None else module.values()))
+        if key in self._places:  # the next step tells the same again
+            self._places[key]["times"] += 1
+            return
+        if len(self.events) == KEPT:
+            return
+        event = self._places[key] = {
             "direction": direction, "what": what, "kinds": sorted(kinds, reverse=True), "operator": origin.name,
-            "name": name, "meant": meant, "arrays": rows(),
-            "module": None if place is None else {
-                "name": place.name, "class": place.kind, "model": None if root is None else type(root).__name__},
-            "line": _line(origin.frame),
+            "name": name, "meant": meant, "arrays": rows(), "module": module, "line": _line(origin.frame),
+            "times": 1,
         }
         self.events.append(event)
         if self.stop is not None:

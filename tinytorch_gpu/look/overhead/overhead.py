@@ -76,11 +76,12 @@ class Overhead(View):
         without, forward, whole = d["ways"]
         found = [f"overhead of gradients in {d['function']} on {d['device']}: {count_of(d['operators'], 'operator')}, "
                  f"{count_of(d['leaves'], 'leaf')}; medians of {d['repeats']}, bytes by {d['meter']}"]
-        found.append(f"forward: {_times(forward, without, 'seconds')} as long as under no_grad(), and "
+        each = d["recording"]["each"]
+        long = "as long" if each is None else f"{_times(forward, without, 'seconds')} as long"
+        found.append(f"forward: {long} as under no_grad(), and "
                      f"{size_of(forward['held'])} are there afterwards in the place of {size_of(without['held'])}")
         found.append(f"forward and backward: {_times(whole, without, 'seconds')} as long, "
                      f"{_times(whole, without, 'peak')} the bytes at the worst moment")
-        each = d["recording"]["each"]
         found.append("what gradients add to a forward is lost in the spread of the times" if each is None else
                      f"gradients add {time_of(each)} to each operator's forward, by the shortest runs")
         captured = d["captured"]

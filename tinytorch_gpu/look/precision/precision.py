@@ -175,13 +175,21 @@ class Precision(View):
 
     def _tables(self, d, most=10**9):
         """(title, columns, rows) of each table; of the layers at most `most`, those that lose the greatest share."""
-        head = [Column("", least=16), Column("weights", right=True, keep=5), Column("state", right=True, keep=4),
-                Column("in a step", right=True, keep=3), Column("peak", right=True), Column("of float32", right=True),
-                Column("time", right=True, rule=True), Column("of float32", right=True),
-                Column("first loss", right=True, keep=6, rule=True), Column("differs by", right=True, keep=2),
-                Column(f"after {count_of(d['steps'], 'step')}", right=True, keep=7),
-                Column("then differs by", right=True, keep=1)]
-        yield "", head, [_way_cells(way) for way in d["ways"]]
+        first = Column("", least=16)
+        yield ("bytes at the worst moment of a step: weights + optimizer's state + the step's own = peak",
+               [first, Column("weights", right=True, keep=3), Column("optimizer's state", right=True, keep=2),
+                Column("step's own", right=True, keep=1), Column("peak", right=True),
+                Column("× float32", right=True)],
+               [_cells(way, _bytes_cells, 3) for way in d["ways"]])
+        yield (f"time of a step, of {count_of(d['ways'][0]['time']['runs'], 'run')}",
+               [first, Column("median", right=True), Column("least", right=True, keep=2),
+                Column("most", right=True, keep=2), Column("median × float32", right=True)],
+               [_cells(way, _time_cells, 0) for way in d["ways"]])
+        yield (f"loss before the first step and after {count_of(d['steps'], 'step')}, each with its relative "
+               "difference from float32's",
+               [first, Column("first loss", right=True, keep=1), Column("from float32's", right=True, keep=1),
+                Column(f"after {count_of(d['steps'], 'step')}", right=True), Column("from float32's", right=True)],
+               [_cells(way, _loss_cells, 2) for way in d["ways"]])
         head = [Column("scale"), Column("zero", right=True, rule=True), Column("subnormal", right=True, keep=3),
                 Column("infinite", right=True), Column("lost in autocast", right=True, keep=2),
                 Column("zero", right=True, rule=True), Column("subnormal", right=True, keep=3),
@@ -247,7 +255,7 @@ class Precision(View):
         tables = [f"<h2>{html.escape(title)}</h2>" * bool(title)
                   + page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])
                   for title, head, rows in self._tables(d)]
-        parts += [tables[0], self.to_svg(), *tables[1:], f'<p class="soft">{html.escape(d["rule"])}</p>']
+        parts += [*tables[:3], self.to_svg(), *tables[3:], f'<p class="soft">{html.escape(d["rule"])}</p>']
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in self._notes(d)]
         return page.page("look.precision", "\n".join([*parts, "</main>"]))
 
@@ -259,7 +267,7 @@ class Precision(View):
         good = [way for way in d["ways"] if way["error"] is None]
         memory = Bars(f"bytes of a train step with {d['optimizer']}, by {_meter(d)}", [
             (way["name"], [("weights", way["weights"]), ("optimizer's state", way["state"]),
-                           ("above these in a step", way["step"])], _times(way["memory_ratio"]))
+                           ("the step's own", way["step"])], _times(way["memory_ratio"]))
             for way in good], size_of)
         time = Bars(f"time of a train step on {d['device']}, median", [
             (way["name"], way["time"]["median"], _times(way["time_ratio"])) for way in good], time_of)
@@ -276,17 +284,30 @@ class Precision(View):
 # cells
 
 
-def _way_cells(way) -> list[str]:
-    if way["error"] is not None:
-        return [way["name"], *[""] * 3, "fails", *[""] * 7]
+def _cells(way, figures, place) -> list[str]:
+    """The name and the figures, or that the way fails, at a place."""
+    if way["error"] is None:
+        return [way["name"], *figures(way)]
+    cells = [""] * 5
+    cells[place] = "fails"
+    return [way["name"], *cells]
+
+
+def _bytes_cells(way) -> list[str]:
+    return [*(size_of(way[key]) for key in ("weights", "state", "step", "peak")), figure(way["memory_ratio"])]
+
+
+def _time_cells(way) -> list[str]:
+    return [*(time_of(way["time"][key]) for key in ("median", "least", "most")), figure(way["time_ratio"])]
+
+
+def _loss_cells(way) -> list[str]:
     losses, difference = way["losses"], way["difference"]
-    return [way["name"], size_of(way["weights"]), size_of(way["state"]), size_of(way["step"]), size_of(way["peak"]),
-            figure(way["memory_ratio"]), time_of(way["time"]["median"]), figure(way["time_ratio"]),
-            figure(losses[0], 4), figure(difference[0]), figure(losses[-1], 4), figure(difference[-1])]
+    return [text for k in (0, -1) for text in (figure(losses[k], 4), figure(difference[k]))]
 
 
 def _times(ratio) -> str:
-    return "" if ratio == 1 else f"× {figure(ratio)}"
+    return "" if ratio == 1 else f"{figure(ratio)} × float32"
 
 
 def _total_cells(total, k) -> list[str]:

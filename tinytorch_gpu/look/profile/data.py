@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from .. import spans
 from ..cost.ceiling import ceiling
+from ..measure import elsewhere
 from .table import Sums, figures
 from .watch import KEPT, Watch
 
@@ -15,35 +16,35 @@ AREAS = (("forward", "operators forward"), ("rules", "backward rules"), ("engine
 def figures_of(watch: Watch, sums: Sums, state: str) -> dict:
     """What `data` is, while the block is open (without the ceilings, whose measuring would be in it) or closed."""
     wall, gpu = watch.seconds, watch.device.type == "cuda"
+    spent = watch.spent if state == "closed" else spans.spent() - watch._spent
+    taken = wall - spent  # by the program: what all shares are of
     top = ceiling(watch.device) if state == "closed" and sums.counts else None
-    table = {way: {name: figures(s, wall, top, gpu) for name, s in found.items()}
+    table = {way: {name: figures(s, taken, top, gpu) for name, s in found.items()}
              for way, found in (("forward", sums.forward), ("backward", sums.backward))}
     operators: list[dict] = [{"name": name, **{way: rows.get(name) for way, rows in table.items()}}
                              for name in dict.fromkeys([*table["forward"], *table["backward"]])]
     operators.sort(key=lambda o: -sum(table[way][o["name"]]["seconds"] for way in table if o[way] is not None))
-    spent = watch.spent if state == "closed" else spans.spent() - watch._spent
     parts: list[dict] = [{"part": title, "seconds": sums.areas[key]} for key, title in AREAS if sums.areas[key]]
-    parts.append({"part": "the profiler", "seconds": spent})
     if watch.timed and state == "closed":
         parts.append({"part": "waiting for the device at the end", "seconds": watch.waited})
-    parts.append({"part": "all else", "seconds": max(0.0, wall - sum(p["seconds"] for p in parts))})
+    parts.append({"part": "all else", "seconds": max(0.0, taken - sum(p["seconds"] for p in parts))})
     for p in parts:
-        p["share"] = p["seconds"] / wall if wall else None
+        p["share"] = p["seconds"] / taken if taken else None
     residual = spans.residual() if state == "closed" else 0.0
     c = sums.counts
     return {
         "view": "profile", "state": state, "device": str(watch.device), "gpu": gpu, "seconds": wall,
-        "device_seconds": sums.device, "threads": len(sums.threads),
+        "program_seconds": taken, "device_seconds": sums.device, "threads": len(sums.threads),
         "counts": {"spans": watch.count, "operators": sum(s.calls for s in sums.forward.values()),
                    "nodes": c["backward"], "passes": c["pass"], "leaves": c["leaf"], "steps": c["step"],
                    "kernels": c["kernel"], "module_calls": c["module"]},
         "overhead": {"seconds": spent, "share": spent / wall if wall else None, "spans": watch.count,
                      "residual_per_span": residual, "residual_seconds": residual * watch.count},
         "parts": parts, "operators": operators,
-        "rules": _sorted(sums.rules, lambda s: figures(s, wall, top, gpu)),
-        "kernels": _sorted(sums.kernels, lambda s: _kernel(s, wall, top, gpu)),
-        "steps": _sorted(sums.steps, lambda s: figures(s, wall, None, gpu)),
-        "modules": sorted((_module(m, wall, top, gpu) for m in sums.modules.values()), key=lambda m: -m["seconds"]),
+        "rules": _sorted(sums.rules, lambda s: figures(s, taken, top, gpu)),
+        "kernels": _sorted(sums.kernels, lambda s: _kernel(s, taken, top, gpu)),
+        "steps": _sorted(sums.steps, lambda s: figures(s, taken, None, gpu)),
+        "modules": sorted((_module(m, taken, top, gpu) for m in sums.modules.values()), key=lambda m: -m["seconds"]),
         "ceiling": None if top is None else {"bandwidth": top.bandwidth, "copied": top.copied, "launch": top.launch,
                                              "products": dict(top.products), "note": top.note},
         "missing": _missing(watch, sums, operators, top, state),
@@ -54,9 +55,9 @@ def _sorted(table, row) -> list[dict]:
     return sorted(({"name": name, **row(found)} for name, found in table.items()), key=lambda r: -r["seconds"])
 
 
-def _kernel(found, wall, top, gpu) -> dict:
+def _kernel(found, taken, top, gpu) -> dict:
     """A kernel's bytes are those of the arrays it was given; what it computes is not known."""
-    row = figures(found, wall, None, gpu)
+    row = figures(found, taken, None, gpu)
     seconds = row["device_seconds"] if gpu else row["seconds"]
     row["bytes"] = found.bytes
     row["bytes_per_s"] = found.bytes / seconds if seconds else None
@@ -65,14 +66,14 @@ def _kernel(found, wall, top, gpu) -> dict:
     return row
 
 
-def _module(m, wall, top, gpu) -> dict:
-    forward, backward = figures(m.forward, wall, top, gpu), figures(m.backward, wall, top, gpu)
+def _module(m, taken, top, gpu) -> dict:
+    forward, backward = figures(m.forward, taken, top, gpu), figures(m.backward, taken, top, gpu)
     both = [w for w in (forward, backward) if w["calls"]]
     flops = [w["flops"] for w in both if w["operators"]]
     devices = [w["device_seconds"] for w in both if w["device_seconds"] is not None]
     return {"name": m.name, "class": m.kind, "forward": forward, "backward": backward,
             "seconds": sum(w["seconds"] for w in both),
-            "device_seconds": sum(devices) if devices else None, "wall_share": sum(w["wall_share"] or 0 for w in both),
+            "device_seconds": sum(devices) if devices else None, "time_share": sum(w["time_share"] or 0 for w in both),
             "flops": None if None in flops else sum(flops)}
 
 
@@ -91,6 +92,7 @@ def _missing(watch, sums, operators, top, state) -> list[str]:
         other = sorted({r["dtype"] for _, r in rows if r["products"] and r["dtype"] not in top.products})
         if other:
             notes.append(f"products of {', '.join(other)} are held against the ceiling of float32")
+    notes += elsewhere(watch.elsewhere, "the device's time", watch.device)
     if watch.recorded:
         notes.append("look.record(), anomaly mode or a view that records was on: what it reads is in these times")
     if watch.traced:

@@ -8,17 +8,17 @@ from ..terminal import figure, time_of
 __all__ = ["reached", "roofline", "whole"]
 
 NAMED = 6  # operators with a mark of their own
-LEAST = 0.01  # of the block's time
+LEAST = 0.01  # of the program's time
 
 
 def reached(d) -> list[tuple]:
-    """[(name, operations for each byte, operations in a second)] of operators that compute and take 1% of the block,
-    the longest first."""
+    """[(name, operations for each byte, operations in a second)] of operators that compute and take 1% of the
+    program's time, the longest first."""
     found = []
     for o in d["operators"]:
         for way in ("forward", "backward"):
             r = o[way]
-            if r is not None and r["intensity"] and r["flops_per_s"] and r["wall_share"] >= LEAST:
+            if r is not None and r["intensity"] and r["flops_per_s"] and r["time_share"] >= LEAST:
                 name = o["name"] if way == "forward" else f"{o['name']} backward"
                 found.append((r["device_seconds"] or r["seconds"], name, r["intensity"], r["flops_per_s"]))
     return [row[1:] for row in sorted(found, reverse=True)]
@@ -44,7 +44,7 @@ def roofline(d) -> Chart:
 
 def whole(d) -> Drawing:
     """Bars of the block's parts and of operators, and the roofline."""
-    drawings = [Bars("the block's time", [(p["part"], p["seconds"], f"{p['share']:.0%}") for p in d["parts"]],
+    drawings = [Bars("the program's time", [(p["part"], p["seconds"], f"{p['share']:.0%}") for p in d["parts"]],
                      text=time_of).drawing()]
     rows = [(o["name"], [(way, (o[way] or {"seconds": 0.0})["seconds"]) for way in ("forward", "backward")], "")
             for o in d["operators"][:16]]

@@ -1,11 +1,14 @@
 """NVTX ranges for NVIDIA's profilers: operators, backward nodes, modules, optimizer steps, kernels by their names."""
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 
 from .. import spans
+
+log = logging.getLogger("tinytorch_gpu")
 
 __all__ = ["nvtx"]
 
@@ -23,8 +26,9 @@ class nvtx:
             step()  # under: nsys profile python train.py
 
     Operators, backward nodes ("Linear backward"), modules ("1.up Linear"), optimizer steps ("AdamW.step") and kernels,
-    in all threads, nested as they run. Blocks nest: there is one range for each. TINYTORCH_NVTX=1 opens a block when
-    the package is imported, for the whole program.
+    in all threads, nested as they run. Blocks nest: there is one range for each. When the package is imported a block
+    is opened for the whole program where a profiler that reads ranges has started it, or TINYTORCH_NVTX=1 asks;
+    TINYTORCH_NVTX=0 leaves it.
 
     Raises: ImportError without the `nvtx` package, which macOS lacks.
     """
@@ -51,12 +55,21 @@ class nvtx:
 
     @staticmethod
     def from_environment() -> None:
-        """Open a block for the whole program if TINYTORCH_NVTX=1. Raises: ValueError for other than 0 or 1."""
-        wish = os.environ.get("TINYTORCH_NVTX", "").strip() or "0"
-        if wish not in ("0", "1"):
+        """Open a block for the whole program if TINYTORCH_NVTX=1, or if it is not set and a profiler is there.
+
+        A profiler tells the NVTX library of itself by NVTX_INJECTION64_PATH (NVIDIA's guide to CUPTI for Python).
+        Raises: ValueError for other than 0 or 1, ImportError for 1 without the `nvtx` package.
+        """
+        wish = os.environ.get("TINYTORCH_NVTX", "").strip()
+        if wish not in ("", "0", "1"):
             raise ValueError(f"[nvtx] TINYTORCH_NVTX must be 0 or 1, got {wish!r}")
         if wish == "1":
             nvtx().__enter__()
+        elif not wish and os.environ.get("NVTX_INJECTION64_PATH"):
+            try:
+                nvtx().__enter__()
+            except ImportError as e:  # nobody asked us
+                log.warning("%s", e)
 
 
 def _domain():

@@ -52,8 +52,9 @@ def profile(model=None, *, device=None) -> Profile:
 
 
 class Profile(View):
-    """The view of `look.profile`. `data`: "parts" of the block's time, "operators" with "forward" and "backward",
-    "rules", "modules", "kernels", "steps", "ceiling", "overhead". `trace()` is the timeline."""
+    """The view of `look.profile`. `data`: "program_seconds", the block's without the profiler's, and their
+    "parts", "operators" with "forward" and "backward", "rules", "modules", "kernels", "steps", each with its share of
+    these seconds, "ceiling", "overhead". `trace()` is the timeline."""
 
     def __init__(self, watch: Watch):
         self._watch, self._sums = watch, Sums()

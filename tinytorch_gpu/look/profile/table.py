@@ -179,9 +179,9 @@ def rates(found: Sum, seconds: float | None, ceiling: Ceiling | None, gpu: bool 
     return row
 
 
-def figures(found: Sum, wall: float, ceiling: Ceiling | None, gpu: bool) -> dict:
-    """A row of a table: calls, seconds, share of the block, and rates."""
+def figures(found: Sum, taken: float, ceiling: Ceiling | None, gpu: bool) -> dict:
+    """A row of a table: calls, seconds, share of what the program took, and rates."""
     return {"calls": found.calls, "failed": found.failed, "seconds": found.seconds, "own_seconds": found.own,
-            "device_seconds": found.device, "wall_share": found.seconds / wall if wall else None,
+            "device_seconds": found.device, "time_share": found.seconds / taken if taken else None,
             "operators": found.applications, "unknown": found.unknown,
             **rates(found, found.device if gpu else found.seconds, ceiling, gpu)}

@@ -25,8 +25,9 @@ def sentences(d) -> list[str]:
     found = [f"profile of {headline(d)}"]
     o = d["overhead"]
     if o["spans"]:
-        found.append(f"the profiler took {time_of(o['seconds'])} of it ({o['share']:.0%}), which is taken out below; "
-                     f"about {time_of(o['residual_seconds'])} more, {time_of(o['residual_per_span'])} around each of "
+        found.append(f"the profiler took {time_of(o['seconds'])} of it ({o['share']:.0%}), which is taken out: "
+                     f"shares are of the {time_of(d['program_seconds'])} that remain; about "
+                     f"{time_of(o['residual_seconds'])} more, {time_of(o['residual_per_span'])} around each of "
                      f"{count_of(o['spans'], 'span')}, stay in (measured with empty ones)")
     if d["device_seconds"] is not None:
         found.append(f"on the device {time_of(d['device_seconds'])} between events on the stream: its work, and where "
@@ -64,13 +65,14 @@ def _times(device: bool):
 
 def _taken(r, device: bool) -> list[str]:
     return [time_of(r["seconds"]), time_of(r["own_seconds"]), *([time_of(r["device_seconds"])] if device else []),
-            _percent(r["wall_share"])]
+            _percent(r["time_share"])]
 
 
 def tables_of(d):
     """(title, head, rows) of each table that has rows."""
     on = d["device_seconds"] is not None
-    yield "the block's time", [Column("part of the time"), Column("time", right=True), Column("share", right=True)], [
+    head = [Column("part of the time"), Column("time", right=True), Column("share", right=True)]
+    yield "the program's time", head, [
         [p["part"], time_of(p["seconds"]), _percent(p["share"])] for p in d["parts"]]
     base = "device_seconds" if on else "seconds"
     both = [(o["name"], way, o[way]) for o in d["operators"] for way in ("forward", "backward") if o[way] is not None]
@@ -95,7 +97,7 @@ def tables_of(d):
         yield "modules", head, [
             [UNNAMED.get(m["name"], m["name"]), m["class"], f"{m['forward']['calls']:,}",
              *[time_of(m[way][s]) for way in ("forward", "backward") for s in ("seconds", "own_seconds")],
-             *([time_of(m["device_seconds"])] if on else []), _percent(m["wall_share"]),
+             *([time_of(m["device_seconds"])] if on else []), _percent(m["time_share"]),
              figure(None if m["flops"] is None else m["flops"] / 1e9)] for m in d["modules"]]
 
 

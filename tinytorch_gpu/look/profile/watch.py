@@ -4,7 +4,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 import weakref
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from ...autograd import modes
 from ...autograd.node import REGISTRY, endpoint
 from ...autograd.views import CopySlices
 from ...backend import dtypes
-from ...backend.device import backend_for, is_array
+from ...backend.device import backend_for, device_of, is_array
 from ...cuda.streams import Event, current_stream
 from ...tensor import Tensor
 from .. import spans
 from ..cost.cost import UNKNOWN, Cost, cost
+from ..measure import differs
 
 __all__ = ["KEPT", "Ran", "Watch", "names_of"]
 
@@ -83,6 +84,7 @@ class Watch(spans.Listener):
         self._costs: dict[tuple, Cost] = {}
         self._signatures: dict[tuple, tuple] = {}
         self.count = 0
+        self.elsewhere: Counter = Counter()  # operators by the device they ran on, where it is another one
         self.recorded = self.traced = False
         self.on_full = None  # called when many have ended, with nothing
 
@@ -193,6 +195,9 @@ class Watch(spans.Listener):
             ran.params = span.params
         else:  # arrays, which may not live on here
             ran.cost = cost(span.name, *names_of((_forms(span.given), _forms(results))), span.params)
+        first = results[0]._array if isinstance(results[0], Tensor) else results[0]
+        if not span.failed and is_array(first) and differs(where := device_of(first), self.device):
+            self.elsewhere[str(where)] += 1
         signature = (_forms(span.given), _forms(results))
         # one object for all that are alike: fewer for the garbage collector, which took most of a long block's time
         ran.signature = self._signatures.setdefault(signature, signature)

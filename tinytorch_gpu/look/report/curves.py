@@ -7,10 +7,10 @@ import statistics
 from ..chart import Chart, Series
 from ..terminal import figure, size_of
 
-__all__ = ["curves"]
+__all__ = ["curves", "memory_name"]
 
 TITLES = {"loss": "loss", "held_out": "held out", "lr": "learning rate", "grad_norm": "norm of the gradient",
-          "per_second": "throughput", "memory_mib": "memory"}
+          "per_second": "throughput"}
 UNITS = {"lr": "learning rate", "grad_norm": "norm before clipping", "per_second": "per second", "memory_mib": "memory"}
 FROM_ZERO = ("per_second", "memory_mib")  # whose small changes are not news
 POINTS = 500  # of a curve: more rows are means
@@ -28,7 +28,7 @@ def curves(data) -> list[Chart]:
         if name == "step" or (name == "held_out" and together) or not any(_there(v) for v in column):
             continue
         unit = units.get(name) or UNITS.get(name) or name
-        title = TITLES.get(name, name)
+        title = memory_name(data) if name == "memory_mib" else TITLES.get(name, name)
         series = _curve("training" if name == "loss" else title, steps, column)
         if name == "loss" and together:
             title = "loss in training and held out"
@@ -39,11 +39,20 @@ def curves(data) -> list[Chart]:
         if name == "memory_mib":
             series = [Series(s.name, s.xs, [None if v is None else v * 2**20 for v in s.ys], marks=s.marks)
                       for s in series]
-        chart = Chart(title, "step", unit, series, x_text=_whole, y_text=size_of if name == "memory_mib" else _amount)
-        if name in FROM_ZERO and chart.up is not None:
+        chart = Chart(title, "step", unit, series, x_text=_whole, y_text=size_of if name == "memory_mib" else _amount,
+                      whole=True)
+        if name in FROM_ZERO:
             chart.up.low = 0.0
         found.append(chart)
     return found
+
+
+def memory_name(data) -> str:
+    """What the column memory_mib measures: not what look.memory does, which counts the step's arrays alone."""
+    where = (data["memory"] or {}).get("device")
+    if where is None or data["program"] not in ("gpt", "digits"):
+        return "memory, of metrics.csv"
+    return "resident memory of the process" if where == "cpu" else f"memory in use on {where}"
 
 
 def _there(v) -> bool:

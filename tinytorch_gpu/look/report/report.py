@@ -19,7 +19,7 @@ from ..profile.profile import Profile
 from ..terminal import Paper, count_of, figure, size_of, time_of, with_notes, wrap
 from ..view import View
 from . import page as report_page
-from .curves import curves
+from .curves import curves, memory_name
 from .record import FILE, PROFILED, read
 
 __all__ = ["Report", "report"]
@@ -185,7 +185,7 @@ class Report(View):
             unit = d["units"].get("per_second", "per second")
             found.append(("throughput", f"{statistics.median(speeds):,.0f} {unit} (median)"))
         if sizes := there("memory_mib"):
-            found.append(("memory", f"{size_of(max(sizes) * 2**20)} at most"))
+            found.append((memory_name(d), f"{size_of(max(sizes) * 2**20)} at most"))
         g = d["gradients"]
         if g is not None and g["steps"]:
             found.append(("from layer to layer", said(g["verdict"]) or "neither vanishing nor exploding can be told"))

@@ -55,8 +55,13 @@ TEXTS = {
     "train_forward": ("in train mode dropout drops and batch norm takes these batches into its running statistics",
                       "if it was validation: model.eval() before it, model.train() after it"),
     "skipped": ("the gradients had an infinity or NaN at this loss scale; the scaler lowers it and goes on",
-                "nothing, where it happens once in a while"),
+                "nothing, where it happens once in a while, or first of all, until the scale is found"),
 }
+UNSCALED = ("a loss that is not made greater has gradients that are not finite: it is not the scale",
+            "`with look.nan():` around a step names the first operator that makes NaN or Inf")
+UNENDED = ("the scale was lowered again and again, and the gradients are still not finite",
+           "watch more steps; where a scale of 1 does not help either, `with look.nan():` around a step names the "
+           "first operator that makes NaN or Inf")
 
 
 def findings(watch) -> list[dict]:
@@ -104,8 +109,9 @@ def _steps(steps) -> str:
 
 
 def _of_fact(watch, fact) -> dict:
+    if fact.kind == "skipped":
+        return _skipped(watch, fact)
     m, names, steps = fact.measured, list(fact.parameters), _steps(fact.steps)
-    level = "pitfall"
     if fact.kind == "zero_grad":
         what = (f"zero_grad() is missing: {steps} used gradients of steps before once more, in "
                 f"{count_of(len(names), 'parameter')} ({_names(names)}); in step {fact.steps[-1]} the norm of the old "
@@ -141,31 +147,69 @@ def _of_fact(watch, fact) -> dict:
                 f"(norm {figure(m['held'])}) in {_names(names)}")
     elif fact.kind == "loss":
         what = f"{steps}: the loss of `{_names(names)}` was {figure(m['value'])}"
-    elif fact.kind == "eval":
+    else:  # eval
         what = f"{steps}: the model was in eval mode in a training step, with {_names(names)}"
-    else:  # skipped
-        row = _longest([r.number for r in watch.rows if r.skipped], watch)
-        level = "pitfall" if row >= SEVERAL else "note"
-        bad = f"; not finite: {_names(names)}" if names else ""
-        what = f"{steps} skipped by the gradient scaler{f', {row} in a row' if row > 1 else ''}{bad}"
-    found = _finding(fact.kind, what, fact.line, fact.steps, names, level, **{
+    return _finding(fact.kind, what, fact.line, fact.steps, names, **{
         k: line_of(v) if k.endswith("line") else v for k, v in m.items()})
-    if fact.kind == "skipped" and level == "pitfall":
-        found["why"] = "the scale was lowered again and again, and the gradients are still not finite: it is not theirs"
-        found["mend"] = "`with look.nan():` around a step names the first operator that makes NaN or Inf"
-    return found
 
 
-def _longest(skipped, watch) -> int:
-    """The greatest number of steps in a row, of one optimizer, that were skipped."""
-    best = 0
+def _skipped(watch, fact) -> dict:
+    """Steps that the scaler skipped: a pitfall where the block ends among several in a row, or where the loss was not
+    made greater; a scaler that begins high skips until it has found its scale."""
+    runs = _runs(watch, fact.steps)
+    longest, open_ = max(map(len, runs)), max([len(run) for run in runs if run[-1] is _last(watch, run)], default=0)
+    scales = [s for run in runs for r in run if (s := _scale(r)) is not None]
+    low = min(scales, default=None)
+    what = f"{_steps(fact.steps)} skipped by the gradient scaler"
+    what += f", {longest} in a row" if longest > 1 else ""
+    if scales:
+        what += f", at {_scales(scales)}"
+    what += f"; not finite: {_names(fact.parameters)}" if fact.parameters else ""
+    why, mend = TEXTS["skipped"]
+    level = "pitfall"
+    if low is not None and low <= 1:
+        why, mend = UNSCALED
+    elif open_ >= SEVERAL:
+        why, mend = UNENDED
+    else:
+        level = "note"
+    found = _finding("skipped", what, fact.line, fact.steps, fact.parameters, level, longest=longest, open=open_,
+                     scales=scales)
+    return found | {"why": why, "mend": mend}
+
+
+def _runs(watch, steps) -> list[list]:
+    """The skipped steps among `steps`, those in a row of one optimizer together."""
+    runs = []
     for optimizer in {id(r.optimizer): r.optimizer for r in watch.rows}.values():
-        run = 0
+        before = None
         for r in watch.rows:
             if r.optimizer is optimizer:
-                run = run + 1 if r.skipped else 0
-                best = max(best, run)
-    return best
+                mine = r.skipped and r.number in steps
+                if mine and before is not None:
+                    before.append(r)
+                elif mine:
+                    runs.append(before := [r])
+                else:
+                    before = None
+    return runs
+
+
+def _last(watch, run):
+    return next(r for r in reversed(watch.rows) if r.optimizer is run[0].optimizer)
+
+
+def _scale(row) -> float | None:
+    """The loss scale of a step."""
+    return next((b.scale.value for b in row.backwards if b.scale is not None),
+                None if row.scale is None else row.scale.value)
+
+
+def _scales(scales) -> str:
+    """the scale 4; the scales 1.68e+07 to 1.05e+06."""
+    if len(set(scales)) == 1:
+        return f"the scale {figure(scales[0])}"
+    return f"the scales {figure(max(scales))} to {figure(min(scales))}"
 
 
 def _survivors(watch) -> list[dict]:
@@ -184,7 +228,7 @@ def _survivors(watch) -> list[dict]:
 
 def standing(watch) -> dict[int, str]:
     """{id of a parameter: "trained", "frozen", "never reached", "not in the optimizer", "not in the model", or "not
-    told" where no backward() ran}."""
+    known" where no backward() ran}."""
     covered: dict[int, set] = {}
     for o in watch.optimizers:
         for group in o.param_groups:
@@ -192,13 +236,14 @@ def standing(watch) -> dict[int, str]:
                 covered.setdefault(id(p), set()).add(id(o))
     found = {}
     for key, e in watch.entries.items():
-        has = e.reached or any(n is not None for n in e.norms) or e.tensor._grad is not None
+        # a gradient from before the block tells of nothing that ran in it
+        has = e.reached or any(n is not None for n in e.norms) or (watch.backwards and e.tensor._grad is not None)
         if not e.tensor.requires_grad:
             found[key] = "frozen"
         elif e.owner is not None and watch.optimizers and key not in covered:
             found[key] = "not in the optimizer"
         elif has or not watch.backwards:
-            found[key] = "trained" if has else "not told"
+            found[key] = "trained" if has else "not known"
         else:
             found[key] = "not in the model" if e.owner is None else "never reached"
     return found

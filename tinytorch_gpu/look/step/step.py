@@ -15,6 +15,7 @@ from ..drawing import Drawing
 from ..graph.collect import short_file
 from ..terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
 from ..view import View
+from .names import labels, named
 from .rules import findings, line_of, standing
 from .watch import Watch
 
@@ -30,9 +31,10 @@ def step(model, optimizer=None, *, percentile: float = 90.0, apart: int = 10) ->
             ...  # training steps
         s.print()
 
-    `model` is a Module or a list of them, `optimizer` an Optimizer or a list; every other optimizer that steps
-    parameters of the models counts too. A finding is a pitfall, or a note where it may be meant: docs/look/step.md has
-    the rule of each. A clean loop has none; several backward() before one step() are clean.
+    `model` is a Module, a list of them or a dictionary with their names, `optimizer` the same of Optimizers; every
+    other optimizer that steps parameters of the models counts too. A finding is a pitfall, or a note where it may be
+    meant: docs/look/step.md has the rule of each. A clean loop has none; several backward() before one step() are
+    clean.
 
     It measures at each backward() what is in `.grad` and what is added, and at each step() the gradient that is used,
     before clipping and after; it waits for the device once a step. `percentile`: of the norms before clipping, which
@@ -42,22 +44,16 @@ def step(model, optimizer=None, *, percentile: float = 90.0, apart: int = 10) ->
     Raises: TypeError for what is no Module or Optimizer; ValueError for a model without parameters, and for numbers out
     of range.
     """
-    models = list(model) if isinstance(model, (list, tuple)) else [model]
-    for m in models:
-        if not isinstance(m, Module):
-            raise TypeError(f"[step] expected a Module or a list of them, got {type(m).__name__}")
-    several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
-    for o in several:
-        if not isinstance(o, Optimizer):
-            raise TypeError(f"[step] expected an Optimizer or a list of them, got {type(o).__name__}")
-    if not any(True for m in models for _ in m.parameters()):
-        raise ValueError(f"[step] {', '.join(type(m).__name__ for m in models) or 'an empty list'} has no parameters: "
-                         "there is nothing to train")
+    models = named(model, Module, "Module")
+    several = {} if optimizer is None else named(optimizer, Optimizer, "Optimizer")
+    if not any(True for m in models.values() for _ in m.parameters()):
+        raise ValueError(f"[step] {', '.join(models) or 'an empty list'} has no parameters: there is nothing to train")
     if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 0 < percentile <= 100:
         raise ValueError(f"[step] percentile must be above 0 and at most 100, got {percentile!r}")
     if isinstance(apart, bool) or not isinstance(apart, int) or apart < 0:
         raise ValueError(f"[step] apart must be a whole number, 0 for never, got {apart!r}")
-    return Step(Watch(models, several, apart), float(percentile))
+    names = {id(o): name for name, o in several.items()} if isinstance(optimizer, dict) else {}
+    return Step(Watch(models, list(several.values()), apart, names), float(percentile))
 
 
 class Step(View):
@@ -88,7 +84,7 @@ class Step(View):
 
     def __repr__(self):
         d = self.data
-        return f"<look.step: {count_of(len(d['steps']), 'step')}, {_count(d['findings'])}>"
+        return f"<look.step: {count_of(len(d['steps']), 'step')}, {_count(d)}>"
 
     # text
 
@@ -111,12 +107,14 @@ class Step(View):
 
     def _sentences(self, d) -> list[str]:
         state = " so far" if d["state"] == "watching" else ""
-        how = f"{count_of(len(d['steps']), 'step')}{state}, {d['backwards']:,} backward"
-        found = [f"steps of {' and '.join(d['models'])}{_by(d['optimizers'])}: {how}, {_count(d['findings'])}"]
+        how = f"{count_of(len(d['steps']), 'step')}{state}{_together(d)}, {d['backwards']:,} backward"
+        found = [f"steps of {' and '.join(d['models'])}{_by(d['optimizers'])}: {how}, {_count(d)}"]
         c = d["clipping"]
         if c["steps"]:
             limits = ", ".join(figure(t) for t in c["thresholds"])
-            found.append(f"clipped: {c['clipped']} of {count_of(c['steps'], 'step')} ({c['share']:.0%}) at {limits}")
+            skipped = f"; {count_of(c['skipped'], 'skipped step')} not counted" if c["skipped"] else ""
+            found.append(f"clipped: {c['clipped']} of {count_of(c['steps'], 'step')} ({c['share']:.0%}) at {limits}"
+                         f"{skipped}")
         if c["suggested"] is not None and c["measured"] > 1:
             before = " before clipping" if c["steps"] else ""
             found.append(f"percentile {c['percentile']:g} of {c['measured']} norms{before}: {figure(c['suggested'])}; "
@@ -147,6 +145,7 @@ class Step(View):
     def _charts(self, d) -> list[Chart]:
         """Norms over the steps, one chart for each optimizer."""
         charts = []
+        step = "step, numbered over all optimizers" if _together(d) else "step"
         for k, name in enumerate(d["optimizers"]):
             rows = [s for s in d["steps"] if s["optimizer"] == k and s["unclipped"] is not None]
             if len(rows) < 2:
@@ -165,7 +164,7 @@ class Step(View):
             if clipped:
                 series.append(Series("as the step used it", xs, [s["norm"] for s in rows]))
             ys = [y for s in series for y in s.ys if y and math.isfinite(y)]
-            charts.append(Chart(f"norm of the gradient, {name}", "step", "norm", series,
+            charts.append(Chart(f"norm of the gradient, {name}", step, "norm", series,
                                 log_y=bool(ys) and max(ys) > 50 * min(ys)))
         return charts
 
@@ -208,15 +207,23 @@ def _below(paper, text) -> list[str]:
     return ["   " + first[3:], *rest]
 
 
-def _count(found) -> str:
-    pitfalls = sum(f["level"] == "pitfall" for f in found)
-    notes = len(found) - pitfalls
-    text = count_of(pitfalls, "pitfall") if pitfalls else "no pitfall found"
+def _count(d) -> str:
+    pitfalls = sum(f["level"] == "pitfall" for f in d["findings"])
+    notes = len(d["findings"]) - pitfalls
+    text = count_of(pitfalls, "pitfall") if pitfalls else "no pitfall found" if d["steps"] else "no step to judge"
     return text + (f", {count_of(notes, 'note')}" if notes else "")
 
 
 def _by(optimizers) -> str:
     return f" by {' and '.join(optimizers)}" if optimizers else ""
+
+
+def _together(d) -> str:
+    """How many steps each optimizer had, where several stepped: their steps have one row of numbers."""
+    counts = [(sum(s["optimizer"] == k for s in d["steps"]), name.split(" (")[0])
+              for k, name in enumerate(d["optimizers"])]
+    there = [f"{n:,} by {name}" for n, name in counts if n]
+    return f" ({', '.join(there)}, numbered together)" if len(there) > 1 else ""
 
 
 def _line_text(line) -> str:
@@ -228,7 +235,7 @@ def _line_text(line) -> str:
 
 def _data(watch, percentile, state) -> dict:
     watch.numbers.read()
-    labels = _labels(watch.optimizers)
+    called = labels(watch.optimizers, watch.names, watch.models)
     places = {id(o): k for k, o in enumerate(watch.optimizers)}
     steps = [_step(row, places) for row in watch.rows]
     states = standing(watch)
@@ -238,16 +245,11 @@ def _data(watch, percentile, state) -> dict:
               for x in watch.meetings.losses.values()]
     meetings = [{**m, "losses": [{**x, "line": line_of(x["line"])} for x in m["losses"]]}
                 for m in watch.meetings.together()]
-    return {"view": "step", "state": state, "models": [type(m).__name__ for m in watch.models], "optimizers": labels,
+    return {"view": "step", "state": state, "models": list(watch.models), "optimizers": called,
             "backwards": len(watch.backwards), "findings": findings(watch), "steps": steps,
             "clipping": _clipping(watch.rows, percentile), "losses": losses, "meetings": meetings,
             "parameters": [_parameter(e, states[key]) for key, e in watch.entries.items()],
             "missing": _missing(watch, state)}
-
-
-def _labels(optimizers) -> list[str]:
-    names = [type(o).__name__ for o in optimizers]
-    return [f"{n} {names[:k].count(n) + 1}" if names.count(n) > 1 else n for k, n in enumerate(names)]
 
 
 def _step(row, places) -> dict:
@@ -268,17 +270,19 @@ def _parameter(e, state) -> dict:
 
 
 def _clipping(rows, percentile) -> dict:
-    """Norms before clipping, as the clipping function measures them; of all gradients where nothing clips."""
-    clips = [(r, r.clips) for r in rows if r.clips]
+    """Norms before clipping, as the clipping function measures them; of all gradients where nothing clips. What was
+    skipped used no gradient, clipped or not."""
+    clips = [(r, r.clips) for r in rows if r.clips and not r.skipped]
     kinds = {c.norm_type for _, several in clips for c in several}
-    found: dict = {"steps": len(clips), "clipped": sum(any(c.active() for c in several) for _, several in clips),
+    found: dict = {"steps": len(clips), "skipped": sum(bool(r.clips) and r.skipped for r in rows),
+                   "clipped": sum(any(c.active() for c in several) for _, several in clips),
                    "thresholds": sorted({c.limit for _, several in clips for c in several}), "share": None,
                    "norm_type": next(iter(kinds)) if len(kinds) == 1 else None if kinds else 2.0, "norms": [],
                    "percentile": percentile, "suggested": None, "share_suggested": None}
     if clips:
         found["share"] = found["clipped"] / len(clips)
         if len(kinds) == 1:
-            found["norms"] = [c.norm.value for r, several in clips for c in several if not r.skipped]
+            found["norms"] = [c.norm.value for _, several in clips for c in several]
     else:
         found["norms"] = [r.unclipped for r in rows if r.unclipped is not None and not r.skipped]
     good = [n for n in found["norms"] if math.isfinite(n)]
@@ -294,7 +298,8 @@ def _missing(watch, state) -> list[str]:
     if state == "ready":
         notes.append("nothing was watched: `with look.step(model, optimizer):` around training steps")
     elif not watch.rows:
-        notes.append("no optimizer of this model stepped inside the block: what steps do is not known")
+        both = "" if watch.backwards else ", and no backward() ran: the states of the parameters are not known"
+        notes.append(f"no optimizer of this model stepped inside the block{both}; what steps do is not known")
     if not watch.optimizers:
         notes.append("parameters that no optimizer has are not told: give the optimizer, or step one inside the block")
     for why, count in watch.not_apart.items():

@@ -21,6 +21,7 @@ from .facts import Facts
 from .graphs import Graphs
 from .losses import apart, name_of, terms_of
 from .meet import Meetings
+from .names import prefix_of
 from .records import Backward, Clip, Entry, Mark, Numbers, Row, scalar
 from .taps import Taps, compared
 
@@ -40,10 +41,11 @@ class _Now(threading.local):
 
 
 class Watch:
-    """What was seen of one model, or several, between `open` and `close`."""
+    """What was seen of one model, or several, between `open` and `close`. `models`: {name: Module}; `names`: {id: name}
+    of optimizers that have one."""
 
-    def __init__(self, models, optimizers, every):
-        self.models, self.every = models, every
+    def __init__(self, models, optimizers, every, names):
+        self.models, self.every, self.names = models, every, names
         self.optimizers = list(optimizers)  # and all that step parameters of the models
         self.inner: list = []  # optimizers whose steps others call, for the same parameters
         self.entries: dict[int, Entry] = {}
@@ -62,21 +64,22 @@ class Watch:
         self._now = _Now()
         self._lock = threading.RLock()
         self._handles: list = []
-        for k, model in enumerate(models):
-            self._add(model, f"{type(model).__name__} {k + 1}: " if len(models) > 1 else "")
+        for name, model in models.items():
+            self._add(model, prefix_of(name, models))
         for o in self.optimizers:
             self.own(o)
 
     def _add(self, model, prefix) -> None:
         for name, module in model.named_modules():
-            self.modules.setdefault(id(module), prefix + name)
+            here = (prefix + name).rstrip(".: ")
+            self.modules.setdefault(id(module), here)
             self.called.setdefault(id(module), [0, 0])
             for key, p in module.named_parameters(recurse=False):
                 full = f"{name}.{key}" if name else key
-                self.entries.setdefault(id(p), Entry(prefix + full, p, (prefix + name or "the model", id(module))))
+                self.entries.setdefault(id(p), Entry(prefix + full, p, (here or "the model", id(module))))
             batches = isinstance(module, (BatchNorm1d, BatchNorm2d)) and module.track_running_stats
             if batches or (isinstance(module, Dropout) and module.p > 0):
-                self.modes.setdefault(id(module), (f"{prefix}{name} ({type(module).__name__})".lstrip(), model))
+                self.modes.setdefault(id(module), (f"{here} ({type(module).__name__})".lstrip(), model))
 
     def own(self, optimizer) -> list[Entry]:
         """The entries of an optimizer's parameters; those that no model has get one."""
@@ -136,7 +139,7 @@ class Watch:
         if calls is None:
             return
         calls[is_grad_enabled()] += 1
-        if not is_grad_enabled() and module.training and any(module is m for m in self.models):
+        if not is_grad_enabled() and module.training and any(module is m for m in self.models.values()):
             if any(model is module for _, model in self.modes.values()):
                 name = type(module).__name__
                 self.forward_only[name] = self.forward_only.get(name, 0) + 1

@@ -7,19 +7,21 @@ import inspect
 import re
 import textwrap
 
-import numpy as np
-
 from ...autograd.function import Function, _FunctionNode
-from ...autograd.modes import enable_grad
+from ...autograd.modes import inference_mode, state
 from ...autograd.node import REGISTRY, Node
 from ...autograd.operator import Operator
-from ...backend.device import backend_for, get_default_device
-from ...tensor import Tensor, make
+from ...backend import dtypes
+from ...backend.kernel import use_kernels
+from ...tensor import Tensor
 from .. import page
 from ..drawing import Drawing
-from ..terminal import Paper, columns, wrap
+from ..graph.collect import walk
+from ..terminal import Paper, columns, shape_of, wrap
 from ..view import View
-from .rule import expression, input_names, key, rule_of, spoken
+from .examples import EXAMPLES, leaf
+from .public import applied, public_names
+from .rule import expression, input_meta, input_names, key, rule_of, spoken
 
 __all__ = ["Explanation", "explain"]
 
@@ -27,9 +29,11 @@ __all__ = ["Explanation", "explain"]
 def explain(op) -> Explanation:
     """An operator: its docstring, its forward, the gradient of each input, the source of its rule, a drawing.
 
-    `op` is a name ("Tanh", "log_softmax"), an operator's or Function's class, a function of that name (tt.tanh), or a
+    `op` is a name ("Tanh", "log_softmax"), also of a public function or method ("matmul", "conv2d", "getitem"), which
+    is called on small numbers to see what it applies; an operator's or Function's class, a function (tt.tanh), or a
     Tensor or a `grad_fn`, whose operator is meant with its options. Formulas are read off the rule: of the given node,
-    or of one made from small numbers where the operator needs no options; else `data["note"]` says how to get them.
+    or of an example on small numbers, whose shapes are in `data["note"]`; of your own operator that needs options, give
+    a Tensor.
 
     Raises: ValueError for an unknown name and for a Tensor without a graph, TypeError for anything else.
     """
@@ -42,62 +46,98 @@ def explain(op) -> Explanation:
         return _explained(op.function if isinstance(op, _FunctionNode) else type(op), op, rule_of(op))
     if inspect.isclass(op) and issubclass(op, Function):
         return _explained(op, None, None, "a Function's backward is no formula")
-    cls = op if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
-    return _explained(cls, *_example(cls))
+    cls, called = (op, "") if inspect.isclass(op) and issubclass(op, Operator) else _named(op)
+    node, rule, why = _example(cls)
+    return _explained(cls, node, rule, "; ".join(filter(None, (called, why))))
 
 
-def _named(op) -> type:
+def _named(op) -> tuple[type, str]:
+    """(the operator, how it was found: "" for its own name, or the call of a public function that applies it)."""
     name = op if isinstance(op, str) else getattr(op, "__name__", None) if callable(op) else None
     if name is None:
         raise TypeError("[explain] expected an operator's name, class or function, a Tensor or a grad_fn, got "
                         f"{type(op).__name__}")
     known = {key(n): cls for n, cls in REGISTRY.items()}
     if key(name) in known:
-        return known[key(name)]
-    near = difflib.get_close_matches(key(name), known, 3, 0.5)
-    hint = f"; near to it are {', '.join(known[n].__name__ for n in near)}" if near else ""
-    raise ValueError(f"[explain] no operator is called {name!r}{hint}; a function of several operators is shown by "
-                     "look.graph of its result")
+        return known[key(name)], ""
+    found = applied(name)
+    if found is not None:
+        public, classes, given = found
+        if len(classes) == 1:
+            return classes[0], f"{public}({given}) applies {classes[0].__name__}"
+        raise ValueError(f"[explain] {public}({given}) applies {', '.join(c.__name__ for c in classes)}: explain one "
+                         "of them, or look.graph of its result")
+    names = {**public_names(), **{k: cls.__name__ for k, cls in known.items()}}
+    if key(name) in names:
+        raise ValueError(f"[explain] {names[key(name)]} is no operator, and what it applies was not found by calling "
+                         "it on small arrays: give look.explain a Tensor that it computed")
+    near = difflib.get_close_matches(key(name), [k for k, n in names.items() if not n.startswith("_")], 3, 0.6)
+    hint = f"; near to it are {', '.join(names[n] for n in near)}" if near else ""
+    raise ValueError(f"[explain] no operator or function is called {name!r}{hint}; look.graph of a result shows which "
+                     "operators made it")
 
 
 def _example(cls):
-    """(a node made from small numbers, its rule, "") or (None, None, why not)."""
+    """(a node made from small numbers, its rule, its shapes where they matter) or (None, None, why not)."""
     if not cls.differentiable:
         return None, None, "it has no gradient"
-    backend = backend_for(get_default_device())
-    for n in (1, 2, 3):
-        operands = []
-        for k in range(n):
-            t = make(backend.from_host(np.linspace(0.2, 0.6, 4).reshape(2, 2) + k / 8))
-            t._req = True
-            operands.append(t)
-        try:
-            with enable_grad():
-                out = cls.apply(*operands)
-        except Exception:  # another number of operands, or options: only its author knows all ways to refuse
-            out = None
-        node = out[0].grad_fn if isinstance(out, tuple) else None if out is None else out.grad_fn
-        rule = None if node is None else rule_of(node)
-        if rule is not None and any(rule.formulas):
-            return node, rule, ""
+    casts, state.autocast = state.autocast, None
+    try:
+        with inference_mode(False), use_kernels(False):
+            node = _applied(cls)
+    finally:
+        state.autocast = casts
+    if node is not None:
+        rule = rule_of(node)
+        return node, rule, _shapes(node, rule) if _has_example(cls) else ""
     names = ", ".join(list(inspect.signature(cls.forward).parameters)[1:])
     return None, None, (f"of its operands and options ({names}) no example can be made: give look.explain a Tensor "
                         "that it computed")
+
+
+def _has_example(cls) -> bool:
+    return cls.__name__ in EXAMPLES and REGISTRY.get(cls.__name__) is cls
+
+
+def _shapes(node, rule) -> str:
+    """What the example was: formulas depend on shapes and options."""
+    known = [(name, input_meta(node, i)) for i, name in enumerate(rule.inputs) if node.edges[i] is not None]
+    known += zip(rule.outputs, node.metas or ((node.shape, node.dtype),))
+    shapes = [f"{name} {shape_of(dtypes.from_any(dtype).name, shape)}" for name, (shape, dtype) in known]
+    return f"read off an example: {', '.join(shapes)}"
+
+
+def _applied(cls):
+    """A node of an operator: of its own example, or on one, two or three matrices; None where that fails."""
+    if _has_example(cls):
+        out = EXAMPLES[cls.__name__]()
+        operators, _ = walk([t._edge() for t in (out if isinstance(out, tuple) else (out,)) if t.requires_grad])
+        return next(node for node in operators if type(node) is cls)
+    for n in (1, 2, 3):
+        operands = [leaf(2, 2, at=0.2 + k / 8) for k in range(n)]
+        try:
+            out = cls.apply(*operands)
+        except Exception:  # another number of operands, or options: only its author knows all ways to refuse
+            out = None
+        node = out[0].grad_fn if isinstance(out, tuple) else None if out is None else out.grad_fn
+        if node is not None and any(rule_of(node).formulas):
+            return node
+    return None
 
 
 def _explained(cls, node, rule, why="") -> Explanation:
     data: dict = {
         "view": "explain", "name": node.name() if node is not None else cls.__name__,
         "doc": inspect.cleandoc(cls.__doc__ or ""), "module": cls.__module__, "rule": _source(cls),
-        "inputs": [], "outputs": [], "forward": None, "gradients": [], "uses": {}, "note": why,
+        "inputs": [], "outputs": [], "forward": None, "gradients": [], "arrives": [], "uses": {}, "note": why,
     }
     if node is not None:
-        data["inputs"], data["outputs"] = rule.inputs, rule.outputs
+        data["inputs"], data["outputs"], data["arrives"] = rule.inputs, rule.outputs, rule.arrives
         data["forward"] = f"{', '.join(rule.outputs)} = " + expression(
             node.name(), [(name, 9) for name in input_names(node)], node)[0]
         data["gradients"] = [{"input": name, "formula": formula, "needs": edge is not None}
                              for name, formula, edge in zip(rule.inputs, rule.formulas, node.edges)]
-        data["note"] = rule.why
+        data["note"] = "; ".join(filter(None, (why, rule.why)))
         for used in sorted(set(re.findall(r"(\w+)\(", " ".join(f for f in rule.formulas if f)))):
             other = REGISTRY.get(next((n for n in REGISTRY if key(n) == key(used)), ""))
             if other is not None and used.endswith("_backward"):  # the names of others say what they do
@@ -158,8 +198,8 @@ class Explanation(View):
         names = max(columns(name) for name, _ in rows)
         back = max(columns(text) for _, text in rows)
         box = columns(self.data["name"]) + 2
-        out = ", ".join(self.data["outputs"])
-        if names + back + box + max(4, columns(out)) + 13 > paper.width:
+        out, arrives = ", ".join(self.data["outputs"]), ", ".join(self.data["arrives"])
+        if names + back + box + max(columns(arrives), columns(out)) + 13 > paper.width:
             return []
         lines = []
         height = max(4, len(rows) * 2)
@@ -174,7 +214,7 @@ class Explanation(View):
             way = f"{name:>{names}} {paper.h * (back + 3 - columns(paper.to))}{paper.to}" if name else ""
             way += " " * (names + back + 5 - columns(way))
             right = f"{paper.h * 2}{paper.to} {out}" if k == middle else ""
-            right = f"{paper.by}{paper.h * 2} grad" if k == middle + 1 and k < height else right
+            right = f"{paper.by}{paper.h * 2} {arrives}" if k == middle + 1 and k < height else right
             lines.append(f"{way}{paper.v}{inside}{paper.v}{right}".rstrip())
         for k, (_, text) in enumerate(rows):
             under = 2 * k + 2
@@ -215,7 +255,7 @@ class Explanation(View):
         drawing.line(end, y - 6, end + 70, y - 6, "forward")
         drawing.line(end + 70, y + 6, end, y + 6, "backward")
         drawing.text(end + 78, y - 2, ", ".join(d["outputs"]), "forward")
-        drawing.text(end + 78, y + 12, "grad", "backward")
+        drawing.text(end + 78, y + 12, ", ".join(d["arrives"]), "backward")
         return drawing
 
     def page(self) -> str:

@@ -7,7 +7,7 @@ import inspect
 import re
 from dataclasses import dataclass
 
-from ...autograd.modes import enable_grad, state
+from ...autograd.modes import inference_mode, state
 from ...autograd.node import AccumulateGrad, endpoint
 from ...autograd.operands import F32, HALF
 from ...autograd.operator import Operator
@@ -19,20 +19,28 @@ from ...tensor import Tensor, make
 from ..recorder import note_of, record
 from ..terminal import shape_of
 
-__all__ = ["Rule", "expression", "input_names", "key", "rule_of", "spoken"]
+__all__ = ["Rule", "expression", "input_meta", "input_names", "key", "renamed", "rule_of", "spoken"]
 
 LONGEST = 110  # characters of a formula; longer ones explain nothing
+ARRAY = re.compile(r"\b[a-z]+\d*\[[\d,]*\]")  # of which only type and shape are known: f64[2,3]
 INFIX = {"Add": ("+", 1), "Sub": ("-", 1), "Mul": ("*", 2), "Div": ("/", 2), "Gemm": ("@", 2), "Pow": ("**", 4)}
 ATOM = 9
+# options by which alone an operator differs from its gradient: they are written
+DIRECTIONS = {"CumSum": ("reverse",), "CumProd": ("reverse",), "Shift": ("by",), "Roll": ("shifts",),
+              "Rotary": ("inverse",)}
 
 
 @dataclass
 class Rule:
-    """`formulas`: the gradient of each input, None where there is none or none is short; `why`: what kept it away."""
+    """`formulas`: the gradient of each input, None where there is none or none is short; `why`: what kept it away.
+
+    `arrives`: what the gradient of each output is called, `grad`, or `h` where an input has that name.
+    """
 
     inputs: list[str]
     outputs: list[str]
     formulas: list[str | None]
+    arrives: list[str]
     why: str = ""
 
 
@@ -54,6 +62,11 @@ def key(name: str) -> str:
 @functools.cache
 def _public() -> dict[str, str]:
     return {key(name): name for name in PUBLIC}
+
+
+def numbered(name: str, n: int) -> list[str]:
+    """y of one, y0, y1, ... of several."""
+    return [name] if n == 1 else [f"{name}{i}" for i in range(n)]
 
 
 def input_names(node) -> list[str]:
@@ -84,15 +97,24 @@ def expression(name, operands, node=None) -> tuple[str, int]:
         return f"where(condition, {operands[0][0]}, {operands[1][0]})", ATOM
     if name == "Neg":
         return f"-{_wrapped(operands[0][0], operands[0][1], 3)}", 3
-    return f"{spoken(name)}({', '.join(text for text, _ in operands)})", ATOM
+    way = [f"{option}={getattr(node, option)}" for option in DIRECTIONS.get(name, ()) if getattr(node, option, False)]
+    return f"{spoken(name)}({', '.join([*(text for text, _ in operands), *way])})", ATOM
 
 
 def _wrapped(text, binds, least) -> str:
     return text if binds >= least else f"({text})"
 
 
+def renamed(formula: str, names: dict[str, str]) -> str:
+    """A formula with other names for its variables; functions, options and attributes keep theirs."""
+    return re.sub(r"(?<![\w.#])[a-z]\w*\b(?![(=\[])", lambda m: names.get(m[0], m[0]), formula)
+
+
 class _Arrays:
-    """A watcher of look.record: which of the named arrays a rule handed to an operator as they are, not as Tensors."""
+    """A watcher of look.record: which of the named arrays a rule handed to an operator as they are, not as Tensors.
+
+    Zeros beside a condition, or as half of a complex number, are no array to a reader: they are named 0.
+    """
 
     def __init__(self, held, names):
         self.names = {id(t._array): names[id(t)] for t in held}
@@ -102,6 +124,8 @@ class _Arrays:
         for i, a in enumerate(args):
             if id(a) in self.names:
                 self.found[node, i] = self.names[id(a)]
+            elif node.name() in ("Where", "Complex") and _is_zero(a):
+                self.found[node, i] = "0"
 
     def gradients(self, note, sent, arrived) -> None:
         pass
@@ -114,6 +138,7 @@ class _TooLong(Exception):
     """A formula that no one would read."""
 
 
+@inference_mode(False)  # recorded, whatever is set outside
 def rule_of(node) -> Rule:
     """The formulas of a node of a graph that is not freed. Runs its rule once; `.grad` and the graph stay as they are.
 
@@ -121,8 +146,9 @@ def rule_of(node) -> Rule:
     """
     inputs = input_names(node)
     metas = node.metas if node.metas is not None else ((node.shape, node.dtype),)
-    outputs = ["y"] if len(metas) == 1 else [f"y{i}" for i in range(len(metas))]
-    rule = Rule(inputs, outputs, [None] * len(inputs))
+    outputs = numbered("out" if "y" in inputs else "y", len(metas))
+    arriving = numbered("h" if "grad" in inputs else "grad", len(metas))
+    rule = Rule(inputs, outputs, [None] * len(inputs), arriving)
     if not isinstance(node, Operator):
         rule.why = f"{node.name()} has a backward of its own, which is no formula"
         return rule
@@ -146,12 +172,12 @@ def rule_of(node) -> Rule:
     grads = []
     for i, (shape, dtype) in enumerate(metas):
         dtype = F32 if node._widen and dtype in HALF else dtype
-        grads.append(named(like.ones(shape, dtype), "grad" if len(metas) == 1 else f"grad{i}"))
+        grads.append(named(like.ones(shape, dtype), arriving[i]))
     casts, state.autocast = state.autocast, None
     arrays = _Arrays(held, names)
     record.watch(arrays)
     try:
-        with enable_grad(), use_kernels(False), record():
+        with use_kernels(False), record():
             node._tensors = tuple(values)
             out = node.backward(*grads)
     except (RuntimeError, NotImplementedError, TypeError) as e:
@@ -160,14 +186,43 @@ def rule_of(node) -> Rule:
     finally:
         record.unwatch(arrays)
         node._tensors, state.autocast = None, casts
+    why, long, summed = [], [], []
     for i, t in enumerate(out if isinstance(out, tuple) else (out,)):
-        if node.edges[i] is None or t is None:
+        if node.edges[i] is None:
+            continue
+        if t is None:
+            why.append(f"its rule sends {inputs[i]} no gradient")
             continue
         try:
             rule.formulas[i] = _written(t, names, arrays.found)[0]
         except _TooLong:
-            rule.why = "longer than a line: read the rule's source"
+            long.append(inputs[i])
+        if tuple(t.shape) != input_meta(node, i)[0]:
+            summed.append(inputs[i])
+    if long:
+        why.append(f"longer than a line for {', '.join(long)}: read the rule's source")
+    if summed:
+        why.append(f"what goes to {', '.join(summed)} is then summed to its shape")
+    made = sorted({m for f in rule.formulas if f for m in ARRAY.findall(f)})
+    if made:
+        why.append(f"{', '.join(made)}: made by the rule without a formula, read its source")
+    rule.why = "; ".join(why)
     return rule
+
+
+def input_meta(node, i) -> tuple:
+    """(shape, dtype) of an input that needs a gradient."""
+    source, k = endpoint(node.edges[i])
+    return (source.shape, source.dtype) if source.metas is None else source.metas[k]
+
+
+def _is_zero(a) -> bool:
+    """Whether an array, or a Tensor outside the graph, is 0 everywhere."""
+    if isinstance(a, Tensor):
+        if a._req:
+            return False
+        a = a._array
+    return hasattr(a, "dtype") and not bool(a.any())
 
 
 def _library(node):
@@ -183,7 +238,7 @@ def _written(value, names, arrays) -> tuple[str, int]:
     if id(value) in names:
         return names[id(value)], ATOM
     if not value._req:
-        return shape_of(value.dtype.name, value.shape), ATOM
+        return "0" if _is_zero(value) else shape_of(value.dtype.name, value.shape), ATOM
     budget = [40]
 
     def write(node, output):

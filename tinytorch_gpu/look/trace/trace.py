@@ -9,10 +9,10 @@ from .. import page
 from ..graph.collect import collect, roots_of, walk
 from ..graph.flow import flow
 from ..graph.graph import Graph
-from ..sample import fill, sample
+from ..sample import fill, sample, values_text
 from ..terminal import Column, Paper, count_of, figure, shape_of, table, with_notes, wrap
 from ..view import View
-from .rule import ATOM, expression, rule_of
+from .rule import ATOM, expression, renamed, rule_of
 
 __all__ = ["Trace", "trace"]
 
@@ -26,7 +26,8 @@ def trace(loss, model=None, gradient=None) -> Trace:
     Call it before backward(), or after backward(retain_graph=True): it runs each rule by itself, changes no `.grad`,
     frees nothing and calls no hooks. `model` names the leaves, as in `look.graph`; `gradient`, a Tensor like `loss`, is
     where it begins if `loss` has several elements. Arrays of up to 16 elements are shown by their values, others by
-    norm, mean and range. Formulas are read off the operators' own rules.
+    norm, mean and range; in `data` a complex value is [real, imaginary]. Formulas are read off the operators' own
+    rules; `written` has the names of this graph where the rule's a, b, x or y is the name of another leaf.
 
     Raises: TypeError, ValueError as look.graph; RuntimeError for several elements without `gradient`, and for a graph
     that a backward has freed.
@@ -48,8 +49,9 @@ def trace(loss, model=None, gradient=None) -> Trace:
     _values(loss, operators, leaves, number, by_id)
     rules: dict = {}
     found = []
+    named = {by_id[number[leaf]]["name"] for leaf in leaves}
     for node, step in steps.items():
-        found.append(_step(node, step, number, by_id[number[node]], rules))
+        found.append(_step(node, step, number, by_id, rules, named))
     forward = {str(number[n]): _forward(n, number, by_id) for n in operators}
     data["missing"] = _missing(operators, by_id, number, forward)
     return Trace({**data, "view": "trace", "forward": forward, "steps": found})
@@ -82,8 +84,9 @@ def _values(loss, operators, leaves, number, by_id) -> None:
         by_id[k]["outputs"][i]["value"] = s.data
 
 
-def _step(node, step, number, plain, rules) -> dict:
+def _step(node, step, number, by_id, rules, named) -> dict:
     """A step as data; also puts the gradients into the graph's node."""
+    plain = by_id[number[node]]
     for i, total in enumerate(step.total):
         plain["outputs"][i]["gradient"] = None if total is None else total.data
     arrived = [[{"from": None if sender is None else number[sender], "gradient": s.data} for sender, s in met]
@@ -96,11 +99,14 @@ def _step(node, step, number, plain, rules) -> dict:
         if key not in rules:
             rules[key] = rule_of(node)
         rule = rules[key]
+        names = _own_names(rule, plain, _operands(node, number, by_id), named)
         for i, (entry, sent, local) in enumerate(zip(plain["inputs"], step.sent, step.local)):
             entry["gradient"] = None if sent is None else sent.data
             if sent is not None:
+                written = rule.formulas[i]
                 inputs.append({"input": rule.inputs[i], "node": entry["node"], "output": entry["output"],
-                               "formula": rule.formulas[i], "derivative": local, "gradient": sent.data})
+                               "formula": rule.formulas[i], "written": written and renamed(written, names),
+                               "derivative": local, "gradient": sent.data})
     return {"node": plain["id"], "name": plain["name"], "arrived": arrived,
             "gradient": [None if t is None else t.data for t in step.total], "inputs": inputs}
 
@@ -118,12 +124,27 @@ def _options(node) -> tuple:
 
 def _forward(node, number, by_id) -> str:
     """What a node computes, in names: x + 2, #1 * #2, tanh(#3)."""
-    view = by_id[number[node]]
-    operands = []
-    for i, e in enumerate(view["inputs"]):
-        if e["literal"] != "None":
-            operands.append((_name(e, by_id) if e["node"] is not None else _constant(node, i, e), ATOM))
-    return expression(view["name"], operands, node)[0]
+    operands = [(text, ATOM) for text in _operands(node, number, by_id) if text is not None]
+    return expression(by_id[number[node]]["name"], operands, node)[0]
+
+
+def _operands(node, number, by_id) -> list[str | None]:
+    """What a node's inputs are called in this graph; None for an argument that is None."""
+    return [None if e["literal"] == "None" else _name(e, by_id) if e["node"] is not None else _constant(node, i, e)
+            for i, e in enumerate(by_id[number[node]]["inputs"])]
+
+
+def _own_names(rule, plain, operands, leaves) -> dict[str, str]:
+    """What to write for the names of a rule: nothing else, or the operands where a name would be read as a leaf's."""
+    names = {name: text for name, text in zip(rule.inputs, operands) if text is not None}
+    for i, (output, arriving) in enumerate(zip(rule.outputs, rule.arrives)):
+        names[output] = f"#{plain['id']}" + (f".{i}" if i else "")
+        if arriving in leaves:
+            names[arriving] = f"grad({names[output]})"
+    used = " ".join(f for f in rule.formulas if f)
+    if any(name in leaves and text != name and renamed(used, {name: "?"}) != used for name, text in names.items()):
+        return names
+    return {}
 
 
 def _constant(node, i, e) -> str:
@@ -190,32 +211,45 @@ class Trace(View):
 
     def _tables(self, paper, limit=SHOWN):
         operators = [n for n in self.data["nodes"] if n["kind"] == "operator"]
-        forward = [[n["name"], "", value_text(n["outputs"][0]["value"])] for n in self._leaves()]
-        forward += [[f"#{n['id']} {n['name']}", self.data["forward"][str(n["id"])],
-                     value_text(n["outputs"][0]["value"])] for n in operators]
+        forward = [[n["name"], "", self._value(n)] for n in self._leaves()]
+        forward += [[f"#{n['id']} {n['name']}", self.data["forward"][str(n["id"])], self._value(n)]
+                    for n in operators]
         backward = []
         for step in self.data["steps"]:
             if not step["inputs"]:
                 continue
-            gradient = value_text(next(g for g in step["gradient"] if g is not None))
+            first, arrived = next((k, g) for k, g in enumerate(step["gradient"]) if g is not None)
+            gradient = value_text(arrived, self._dtype(step["node"], first))
             for k, i in enumerate(step["inputs"]):
                 backward.append(["" if k else f"#{step['node']} {step['name']}", "" if k else gradient,
                                  f"{paper.to} {_name(i, self.nodes)}", _rule_text(i), derivative_text(i["derivative"]),
-                                 value_text(i["gradient"])])
+                                 value_text(i["gradient"], self._dtype(i["node"], i["output"]))])
         yield ([Column(f"forward {paper.down}", least=8), Column("computes", least=8), Column("value", least=8)],
                _middle(forward, limit))
         yield ([Column(f"backward {paper.up}", least=8), Column("grad", least=5), Column("", least=4),
                 Column("rule", least=19), Column("local", keep=1, least=9), Column("sends", least=7)],
                _middle(backward, limit))
         yield ([Column("leaf", least=6), Column("gradient", least=8)],
-               _middle([[self.nodes[s["node"]]["name"], added_text(s["arrived"][0], s["gradient"][0])]
+               _middle([[self.nodes[s["node"]]["name"], self._added(s, 0)]
                         for s in sorted(self.data["steps"], key=lambda s: s["node"])
                         if self.nodes[s["node"]]["kind"] == "leaf"], limit))
-        shared = [[f"#{s['node']} {s['name']}", added_text(met, total)] for s in self.data["steps"]
-                  if self.nodes[s["node"]]["kind"] == "operator" for met, total in zip(s["arrived"], s["gradient"])
-                  if len(met) > 1]
+        shared = [[f"#{s['node']} {s['name']}", self._added(s, k)] for s in self.data["steps"]
+                  if self.nodes[s["node"]]["kind"] == "operator" for k, met in enumerate(s["arrived"]) if len(met) > 1]
         if shared:
             yield [Column("added at", least=6), Column("gradient", least=8)], _middle(shared, limit)
+
+    def _dtype(self, node, output) -> str:
+        return self.nodes[node]["outputs"][output]["dtype"]
+
+    def _value(self, n) -> str:
+        return value_text(n["outputs"][0]["value"], n["outputs"][0]["dtype"])
+
+    def _added(self, step, output) -> str:
+        """1 (#1) + 5 (#2) = 6."""
+        dtype, met = self._dtype(step["node"], output), step["arrived"][output]
+        parts = [f"{value_text(m['gradient'], dtype)} ({'start' if m['from'] is None else '#' + str(m['from'])})"
+                 for m in met]
+        return " + ".join(parts) + (f" = {value_text(step['gradient'][output], dtype)}" if len(met) > 1 else "")
 
     # files
 
@@ -233,40 +267,27 @@ class Trace(View):
         return self.graph.to_png()
 
 
-def value_text(figures) -> str:
-    """Values of a small array, norm, mean and range of another, "not kept" for None."""
+def value_text(figures, dtype) -> str:
+    """Values of a small array, norm, mean and range of another (of magnitudes for complex numbers), "not kept" for
+    None."""
     if figures is None:
         return "not kept"
     if "values" in figures:
-        return values_text(figures["values"])
+        return values_text(figures["values"], dtype)
     if figures["mean"] is None:
         return "empty"
+    of = " (of magnitudes)" if dtype.startswith("complex") else ""
     return (f"norm {figure(figures['norm'])}, mean {figure(figures['mean'])}, {figure(figures['min'])} to "
-            f"{figure(figures['max'])}")
-
-
-def values_text(values) -> str:
-    """Nested lists of numbers; a single number without brackets."""
-    while isinstance(values, list) and len(values) == 1:
-        values = values[0]
-    if isinstance(values, list):
-        return f"[{', '.join(map(values_text, values))}]"
-    return figure(values, 5) if isinstance(values, float) else str(values)
+            f"{figure(figures['max'])}{of}")
 
 
 def derivative_text(local) -> str:
     """A local derivative: the values of an elementwise one, the rows of a Jacobian."""
-    return "" if local is None else values_text(local["values"])
-
-
-def added_text(met, total) -> str:
-    """1 (#1) + 5 (#2) = 6."""
-    parts = [f"{value_text(m['gradient'])} ({'start' if m['from'] is None else '#' + str(m['from'])})" for m in met]
-    return " + ".join(parts) + (f" = {value_text(total)}" if len(met) > 1 else "")
+    return "" if local is None else values_text(local["values"], "float64")
 
 
 def _rule_text(i) -> str:
-    return i["formula"] or "its rule"
+    return i["written"] or "its rule"
 
 
 def _middle(rows, limit) -> list[list[str]]:
