@@ -707,3 +707,15 @@ def test_help_names_all_views(run):
     status, out, _ = run("--help")
     assert status == 0 and all(re.search(rf"\b{v}\b", out) for v in (
         "graph", "memory", "gradients", "fusion", "profile", "trace", "tensor", "nan", "step", "report"))
+
+
+def test_a_reader_that_goes_away_costs_no_file(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text("import tinytorch_gpu as tt\nx = tt.ones(3, requires_grad=True)\n(x * x).sum().backward()\n")
+    command = [sys.executable, "-m", "tinytorch_gpu", "look", "graph", "--save", "g.html", "--save", "g.json",
+               str(script)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": str(Path(tt.__file__).parents[1])})
+    process.stdout.close()  # `| head` that has read enough
+    process.wait(60)
+    assert (tmp_path / "g.html").stat().st_size and (tmp_path / "g.json").stat().st_size

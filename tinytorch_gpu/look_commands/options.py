@@ -157,9 +157,15 @@ def _show(look, course, program, given, status) -> int:
 
 
 def _output(view, given) -> None:
+    failed = []
+    for name in given.save:  # before the text, whose reader may go away: `| head`
+        try:
+            print(f"[look] {view.save(name)} is written", file=sys.stderr)
+        except (ValueError, OSError, ImportError) as e:
+            failed.append(e)
     view.print(width=given.width)
-    for name in given.save:
-        print(f"[look] {view.save(name)} is written", file=sys.stderr)
+    if failed:
+        raise failed[0]
 
 
 def _nothing(look, course, program) -> str:
