@@ -345,6 +345,8 @@ def test_vanishing_is_told_over_the_run(factor, kind):
 
 
 def test_bad_folders(rng):
+    with pytest.raises(TypeError, match=r"\[report\] expected the folder of a run, got int"):
+        look.report(3)
     with pytest.raises(ValueError, match=r"\[report\] nothing is no folder: give the folder of a run"):
         look.report("nothing")
     Path("empty").mkdir()

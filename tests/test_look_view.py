@@ -408,6 +408,11 @@ def test_the_page_in_a_browser(view, tmp_path):
     assert seen["zoom"].startswith("scale(")
 
 
+def test_what_is_no_path_is_named(view):
+    with pytest.raises(TypeError, match=r"\[save\] expected a path, got NoneType"):
+        view.save(None)
+
+
 def test_times_in_their_unit():
     assert [time_of(t) for t in (None, 0.0, 2.5e-8, 1.234e-5, 0.9999e-3, 0.0123, 59.96, 1234.5)] == [
         "", "0 ns", "25 ns", "12.3 us", "1 ms", "12.3 ms", "60 s", "1,234 s"]

@@ -40,9 +40,13 @@ def report(folder) -> Report:
     (or a look.Recording in a loop of your own), and the settings in `checkpoint.safetensors`. What is not there is
     missing, and the page says how to get it. No file is changed, and reading runs no code.
 
-    Raises: ValueError where there is no such folder, no run in it, or a file in it is damaged.
+    Raises: TypeError for what is no path, ValueError where there is no such folder, no run in it, or a file in it is
+    damaged.
     """
-    folder = Path(folder)
+    try:
+        folder = Path(folder)
+    except TypeError:
+        raise TypeError(f"[report] expected the folder of a run, got {type(folder).__name__}") from None
     if not folder.is_dir():
         raise ValueError(f"[report] {folder} is no folder: give the folder of a run, such as runs/gpt-1")
     there = [name for name in (METRICS, FILE, CHECKPOINT) if (folder / name).is_file()]
