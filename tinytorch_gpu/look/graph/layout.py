@@ -254,16 +254,14 @@ def _arrows(view, drawing, where) -> None:
         arriving.setdefault(id(b), []).append(a)
         leaving.setdefault(id(a), []).append(b)
     solid = {id(box): box for box in where.values() if isinstance(box.item, Op) or not box.item.open}
-    taken: dict[int, int] = {}  # arrows that run in a lane already
+    taken: list[tuple[float, float, float]] = []  # lanes in use: x, upper and lower end
     for a, b, gradient in edges.values():
         x1, y1 = _port(a, leaving[id(a)], b), a.y + a.height
         x2, y2 = _port(b, arriving[id(b)], a), b.y
         lane = None
         if y2 - y1 > 2.2 * GAP_Y:  # past other boxes
-            lane = _lane(x1, y1, x2, y2, [o for o in solid.values() if o is not a and o is not b])
-            beside = taken.get(round(lane), 0)
-            taken[round(lane)] = beside + 1
-            lane += 14 * beside
+            lane = _lane(x1, y1, x2, y2, [o for o in solid.values() if o is not a and o is not b], taken)
+            taken.append((lane, y1, y2))
         drawing.arrow(x1 - 3, y1, x2 - 3, y2, "forward", None if lane is None else lane - 3)
         drawing.arrow(x2 + 3, y2, x1 + 3, y1, "backward", None if lane is None else lane + 3)
         if gradient:  # nearer to the reader: curves cross in the middle
@@ -271,11 +269,12 @@ def _arrows(view, drawing, where) -> None:
             drawing.text(x + 7, y1 + t * (y2 - y1) + 3, figure(gradient["norm"]), "edge")
 
 
-def _lane(x1, y1, x2, y2, boxes) -> float:
-    """An x where a vertical line meets no box, as near to both ends as there is one."""
-    between = [b for b in boxes if b.y < y2 - 20 and b.y + b.height > y1 + 20]
-    able = [x1, x2, (x1 + x2) / 2] + [x for b in between for x in (b.x - 14, b.x + b.width + 14)]
-    free = [x for x in able if all(not b.x - 9 < x < b.x + b.width + 9 for b in between)]
+def _lane(x1, y1, x2, y2, boxes, taken) -> float:
+    """An x where a vertical line meets no box and no arrow in a lane, as near to both ends as there is one."""
+    blocked = [(b.x - 9, b.x + b.width + 9) for b in boxes if b.y < y2 - 20 and b.y + b.height > y1 + 20]
+    blocked += [(x - 12, x + 12) for x, top, bottom in taken if top < y2 and bottom > y1]
+    able = [x1, x2, (x1 + x2) / 2] + [x for left, right in blocked for x in (left - 5, right + 5)]
+    free = [x for x in able if all(not left < x < right for left, right in blocked)]
     return min(free, key=lambda x: (abs(x - x1) + abs(x - x2), x))
 
 
@@ -285,6 +284,6 @@ def _around(outer, inner) -> bool:
 
 
 def _port(box, others, other) -> float:
-    ranked = sorted(others, key=lambda o: (o.x + o.width / 2, id(o)))
+    ranked = sorted(others, key=lambda o: (o.x + o.width / 2, o.y))
     k = next(i for i, o in enumerate(ranked) if o is other)
     return box.x + box.width * (k + 1) / (len(ranked) + 1)
