@@ -512,6 +512,112 @@ def test_functions_checkpoints_and_changes_in_place():
     assert str(view) and view.to_svg() and view.to_html()
 
 
+def test_a_changed_view_has_figures_like_every_operator(rng):
+    """Against the same program in NumPy: h[1:3] *= w, then h[0] = 7, a constant array filled by half, and a sum."""
+    x0, w0 = rng.standard_normal((4, 3)), rng.standard_normal(3)
+    x, w = tt.tensor(x0, requires_grad=True), tt.tensor(w0, requires_grad=True)
+    with look.record():
+        h = x * 2
+        h[1:3].mul_(w)  # the first change
+        h[0] = 7.0
+        board = tt.zeros(2, 3, dtype=tt.float64)
+        board[1] = h[1]
+        loss = (h * h).sum() + (board * 5).sum()
+        loss.backward()
+    view = look.graph(loss, {"x": x, "w": w})
+    first, second, third = [n for n in operators(view) if n["name"] == "CopySlices"]
+
+    was = 2 * x0
+    h1 = was.copy()
+    h1[1:3] *= w0
+    h2 = h1.copy()
+    h2[0] = 7
+    board2 = np.stack([np.zeros(3), h2[1]])
+    g2 = 2 * h2  # of h when it is read
+    g2[1] += 5
+    g1 = g2.copy()
+    g1[0] = 0  # what a constant replaced has no gradient
+    g0 = g1.copy()
+    g0[1:3] = 0  # what goes around the change; the rest goes through it
+    for n, value, gradient, sent in (
+            (first, h1, g1, (g0, g1[1:3])), (second, h2, g2, (g1, g2[0])), (third, board2, np.full((2, 3), 5.0),
+                                                                          (None, np.full(3, 5.0)))):
+        out = n["outputs"][0]
+        for found, want in ((out["value"], value), (out["gradient"], gradient)):
+            np.testing.assert_allclose(found["values"], want, rtol=1e-12)
+            assert {k: found[k] for k in ("norm", "mean", "min", "max")} == pytest.approx(dict(
+                norm=np.linalg.norm(want), mean=want.mean(), min=want.min(), max=want.max()), rel=1e-12)
+        assert [e["gradient"] and e["gradient"]["norm"] for e in n["inputs"]] == [
+            None if s is None else pytest.approx(np.linalg.norm(s), rel=1e-12) for s in sent]
+        assert [e["shape"] for e in n["inputs"]] == [list(value.shape), list(np.shape(sent[1]))]
+        assert n["saved"] == [] and n["saved_bytes"] == 0
+    lines = [n["line"]["source"] for n in (first, second, third)]
+    assert lines == ["h[1:3].mul_(w)  # the first change", "h[0] = 7.0", "board[1] = h[1]"]
+    assert third["inputs"][0] == {"node": None, "output": None, "shape": [2, 3], "dtype": "float64", "literal": None,
+                                  "gradient": None}  # constants that were written into
+    assert not view.data["missing"]
+    whole = 2 * g0
+    whole[1:3] = 2 * g1[1:3] * w0
+    np.testing.assert_allclose(host(x.grad), whole, rtol=1e-12)
+
+
+def test_a_changed_view_is_in_its_module_and_its_line_is_known_under_anomaly_mode():
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y[0].exp_()
+            return y
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Writes()
+
+        def forward(self, x):
+            return self.inner(x).sum()
+
+    x = tt.ones(3, 2, requires_grad=True)
+    with look.record():
+        view = look.graph(Outer()(x))
+    node = next(n for n in operators(view) if n["name"] == "CopySlices")
+    assert view.data["modules"][node["module"]]["name"] == "inner"
+    with detect_anomaly():
+        y = Outer()(x)
+    node = next(n for n in operators(look.graph(y)) if n["name"] == "CopySlices")
+    assert node["line"]["source"] == "y[0].exp_()" and node["outputs"][0]["value"] is None
+    # without either nothing is kept
+    y = Outer()(x)
+    node = next(n for n in operators(look.graph(y)) if n["name"] == "CopySlices")
+    assert node["line"] is None
+
+
+def test_a_function_that_changes_a_view():
+    class Doubles(tt.autograd.Function):
+        @staticmethod
+        def forward(ctx, v):
+            v.mul_(2)
+            ctx.mark_dirty(v)
+            return v
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = tt.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    with look.record():
+        h = x * 1
+        Doubles.apply(h[:2])
+        h.sum().backward()
+    view = look.graph(h, {"x": x})
+    names = [n["name"] for n in operators(view)]
+    assert names == ["Mul", "Slice", "Doubles", "CopySlices"]
+    own, change = operators(view)[2:]
+    assert change["outputs"][0]["value"]["values"] == [2.0, 4.0, 3.0]
+    assert [e["gradient"]["values"] for e in change["inputs"]] == [[0.0, 0.0, 1.0], [1.0, 1.0]]
+    assert own["inputs"][0]["gradient"]["values"] == [2.0, 2.0] and own["line"]["source"] == "Doubles.apply(h[:2])"
+    assert host(x.grad).tolist() == [2.0, 2.0, 1.0]
+
+
 def test_the_graph_of_a_gradient():
     x = leaf(2.0)
     with look.record():

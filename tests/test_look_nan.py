@@ -41,6 +41,23 @@ def seen(events):
     return [(e["what"], e["operator"]) for e in events]
 
 
+def test_nothing_is_told_twice_of_a_view_that_is_changed_in_place():
+    """Log makes NaN forward, the gradient of the square is NaN, and nothing comes from outside."""
+    x = leaf(1.0, 2.0, 3.0)
+    with look.nan() as found:
+        h = x * 1
+        h[0].sub_(5).log_()
+        (h * h).sum().backward()
+    events = found.data["events"]
+    assert [(e["direction"], e["what"], e["operator"]) for e in events] == [
+        ("forward", "made", "Log"), ("backward", "made", "Mul")]
+    board = tt.zeros(4)
+    with look.nan() as found:
+        board[1:3] = tt.log(x[:2] - 5)  # into constants, which are no origin
+        board.sum().backward()
+    assert seen(found.data["events"]) == [("made", "Log")]
+
+
 def test_log_of_a_negative():
     x = leaf(1.0, -2.0, 4.0)
     with look.nan() as found:

@@ -158,15 +158,12 @@ class Function:
                     outputs[i] = t.detach()  # returned unchanged: a new tensor over the same memory
                 kept[original] = (i, outputs[i])
         if recording:
-            _record(cls, ctx, edges, outputs, kept, dirty)
-            if modes.anomaly is not None:
-                node = ctx._node()
-                node.trace = trace_of(node, args, [t._array for t in outputs if isinstance(t, Tensor)])
+            _record(cls, ctx, args, edges, outputs, kept, dirty)
             ctx._to_save = ctx._dirty = ctx._constant = ()  # an output held here would hold its own node
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
 
 
-def _record(cls, ctx, edges, outputs, kept, dirty):
+def _record(cls, ctx, args, edges, outputs, kept, dirty):
     import weakref
 
     node = _FunctionNode()
@@ -184,12 +181,14 @@ def _record(cls, ctx, edges, outputs, kept, dirty):
         None if t is None else SavedTensor(t, kept[id(t)][0] if id(t) in kept and id(t) not in dirty else None)
         for t in ctx._to_save
     )
+    if modes.anomaly is not None:  # before operands that it changed in place have it as theirs
+        node.trace = trace_of(node, args, [t._array for t in outputs if isinstance(t, Tensor)])
     constant = {id(t) for t in ctx._constant}
     for original, (i, t) in kept.items():
         if original in constant or not dtypes.is_float(t._array.dtype):
             continue
         if t._view is not None and original in dirty:
-            rebase(t, t._view, (node, i))
+            rebase(t, t._view, (node, i), t)
         else:
             t._node, t._index, t._req, t._leaf = node, i, True, None
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from ..backend import dtypes, streams
 from ..tensor import INFERENCE, Tensor, View
+from . import modes
+from .anomaly import trace_of
 from .casting import without_autocast
 from .modes import state
 from .node import REGISTRY, Node, next_order
@@ -124,7 +126,7 @@ def inplace(name, target, compute):
         if view is not None:
             view.seen = target._version_.value
             if view.base._req:  # a constant written into a part of a recorded base
-                rebase(target, view, None)
+                rebase(target, view, None, out)
         elif target._req:
             target._node, target._req, target._index = None, False, 0
         return target
@@ -139,7 +141,7 @@ def inplace(name, target, compute):
         _move_retained(target, out._node, out._index)
         target._node, target._index, target._req = out._node, out._index, True
     else:
-        rebase(target, view, out._edge())
+        rebase(target, view, out._edge(), out)
     return target
 
 
@@ -152,14 +154,16 @@ def _move_retained(tensor, node, index):
         node.hook_table().retain[index] = held
 
 
-def rebase(target, view, edge):
+def rebase(target, view, edge, value):
+    """The base of `target`, a view that was changed in place, gets the node that has `value` inside; `edge` is its."""
     base = view.base
     base_array = base._array
     node = CopySlices(base._edge(), edge, view.steps, base_array.shape, base_array.dtype)
-    node.trace = None
     _move_retained(base, node, 0)
     base._node, base._index, base._req = node, 0, True
     view.seen = -1  # the view's own edge is rebuilt from the new base
+    if modes.anomaly is not None:
+        node.trace = trace_of(node, (base, value), (base_array,))
     target._req = True
     target._refresh()
 

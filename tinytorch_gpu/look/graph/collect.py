@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 
 from ...autograd.node import AccumulateGrad, Node, endpoint
-from ...autograd.views import CopySlices
 from ...nn import Module
 from ...tensor import Tensor
 from ..recorder import note_of
@@ -201,12 +200,9 @@ def _in_checkpoints(rows) -> list[str]:
 
 
 def _line(node) -> dict | None:
-    trace = node.trace
-    if trace is None and node.__class__ is CopySlices and node.edges[1] is not None:
-        trace = endpoint(node.edges[1])[0].trace  # the change in place was written where its value was
-    if trace is None:
+    if node.trace is None:
         return None
-    file, line, function = trace.frames[-1]
+    file, line, function = node.trace.frames[-1]
     return {"file": file, "number": line, "function": function, "source": linecache.getline(file, line).strip()}
 
 
@@ -275,7 +271,7 @@ def _totals(nodes, memory) -> dict:
 def _missing(operators, notes, nodes) -> list[str]:
     """What the view cannot say, and how to get it."""
     found = []
-    unnoted = sum(notes[n] is None and n.__class__ is not CopySlices for n in operators)
+    unnoted = sum(notes[n] is None for n in operators)
     count = len(operators)
     if unnoted:
         what = "lines, modules and norms" if any(n.trace is None for n in operators) else "modules and norms"
