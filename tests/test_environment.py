@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 import types
@@ -81,6 +82,17 @@ def test_report_names_versions_and_the_probe_s_reason(linux):
 
     text = environment.report(no_driver)
     assert __version__ in text and numpy.__version__ in text and probe().reason in text
+
+
+def test_a_home_that_cannot_be_written_is_the_reason(tmp_path):
+    """CuPy makes a folder when it is imported: where it cannot, the CPU works and the report says what to set."""
+    pytest.importorskip("cupy")
+    (tmp_path / "file").touch()  # below a file no folder can be made, by no user
+    done = subprocess.run([sys.executable, "-m", "tinytorch_gpu", "env"], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"CUPY_CACHE_DIR": str(tmp_path / "file" / "kernels")})
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("GPU:")]
+    assert "CuPy cannot be imported: NotADirectoryError" in line and "set CUPY_CACHE_DIR" in line
 
 
 def test_env_with_a_device_that_does_not_exist(monkeypatch):

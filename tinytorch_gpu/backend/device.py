@@ -212,6 +212,9 @@ def _try_gpu() -> Probe:
         import cupy
     except ImportError as e:
         return Probe(False, f"CuPy is not installed ({e})")
+    except OSError as e:  # it makes a folder for compiled kernels when it is imported
+        return Probe(False, f"CuPy cannot be imported: {type(e).__name__}: {e}: set CUPY_CACHE_DIR to a folder that "
+                            "can be written")
     try:
         if not cupy.cuda.is_available():
             return Probe(False, "CuPy imports, but no CUDA device answers (no NVIDIA driver or no GPU)")
