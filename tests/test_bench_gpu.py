@@ -201,12 +201,12 @@ def test_the_next_section_follows_a_failure_a_crash_and_a_hang(bench, tmp_path, 
     script = tmp_path / "section.py"
     script.write_text(SECTION)
     monkeypatch.setattr(bench, "SCRIPT", script)
-    monkeypatch.setattr(bench, "SECTIONS", {"copy": 1, "host": 1, "gpt2": 0.05, "curves": 1})
+    monkeypatch.setattr(bench, "SECTIONS", {"copy": 1, "host": 1, "gpt2": 0.01, "curves": 1})
     monkeypatch.setattr(bench, "GRACE", 0.0)
     start = time.monotonic()
-    words = ["--device", "sim", "--only", "copy,host,gpt2,curves", "--minutes", "0.4", "--out", str(tmp_path)]
+    words = ["--device", "sim", "--only", "copy,host,gpt2,curves", "--minutes", "2", "--out", str(tmp_path)]
     assert bench.main(words) == 1
-    assert time.monotonic() - start < 15  # of 24 seconds: the section that hangs has a twentieth
+    assert time.monotonic() - start < 50  # of 120 seconds: the section that hangs has a hundredth, and sleeps for 60
     text = capfd.readouterr().out
     states = dict(line.split(None, 1) for line in text.splitlines()[-6:-1] if line[:1].isalpha())
     assert states["copy"] == "failed"
@@ -222,7 +222,7 @@ def test_rows_survive_a_kill(bench, tmp_path):
     command = [sys.executable, str(SCRIPT), "--job", "copy", "--run", "r", "--seconds", "60", "--device", "sim",
                "--out", str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 40
+    end = time.monotonic() + 200
     while not (tmp_path / "gpu.json").exists() and time.monotonic() < end:
         time.sleep(0.005)
     process.kill()

@@ -49,8 +49,8 @@ def alive(pid):
     return state != "Z"
 
 
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
+def wait_until(condition, seconds=100):
+    end = time.monotonic() + seconds  # far beyond what it takes, for a machine with much else to do
     while not condition():
         assert time.monotonic() < end, "did not come true"
         time.sleep(0.05)
@@ -246,12 +246,14 @@ def test_a_killed_worker_is_named():
 
 
 def test_timeout_is_kept():
-    iterator = iter(data.DataLoader(Squares(4, "sleep", 2), 2, num_workers=1, timeout=3))
-    next(iterator)
+    loader = data.DataLoader(Squares(4, "sleep", 2), 2, num_workers=1, timeout=100)
+    iterator = iter(loader)
+    next(iterator)  # a worker's start takes as long as the machine likes
+    loader.timeout = 1
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match="timed out after 3 seconds"):
+    with pytest.raises(RuntimeError, match="timed out after 1 seconds"):
         next(iterator)
-    assert time.monotonic() - start < 10  # 3 to wait, 2 of grace; the rest for a busy machine
+    assert time.monotonic() - start < 50  # the sample takes 60
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -323,7 +325,7 @@ def test_workers_die_with_the_parent(tmp_path, how):
             os.killpg(process.pid, how)  # as a terminal does: the workers get it too
         else:
             process.kill()
-        errors = process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=100)[1]
     wait_until(lambda: not any(alive(pid) for pid in pids) and not segments(process.pid))
     assert "leaked" not in errors
     if how == signal.SIGINT:
