@@ -595,7 +595,7 @@ def test_an_explanation_drawn(tmp_path):
     assert {"a", "b", "Div", "y", "grad", "grad / b"} <= words
     assert {"svg", "table", "pre"} <= set(opened(view.to_html()).tags) and repr(view) == "<look.explain: Div>"
     opened(look.explain("log_softmax").to_html())
-    with pytest.raises(ValueError, match=r"\[save\] Isnan has no drawing: it has no gradient"):
+    with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw: Isnan: it has no gradient"):
         look.explain("isnan").save(tmp_path / "x.svg")
 
 

@@ -54,12 +54,13 @@ class Paper:
         return True
 
     def clean(self, text) -> str:
-        """`text` in one line, with what the stream lacks written as escapes."""
+        """`text` in one line, its signs in those of the paper, and what the stream lacks written as escapes."""
         text = "".join(c if c.isprintable() else " " for c in text)
+        if self.ascii and not text.isascii():
+            for name in ("more", "times", "to", "by"):
+                text = text.replace(_BOX[name], self.signs[name])
         if self.shows(text):
             return text
-        for sign, name in (("…", "more"), ("×", "times"), ("→", "to"), ("←", "by")):
-            text = text.replace(sign, self.signs[name])
         encoding = self.encoding if self.shows("a") else "ascii"
         return text.encode(encoding, "backslashreplace").decode(encoding)
 

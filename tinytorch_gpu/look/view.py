@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 
+from .drawing import Drawing
 from .terminal import Paper
 
 __all__ = ["View", "strict_json"]
@@ -16,7 +17,8 @@ class View:
     """A result to look at: `print()`, `str()`, a notebook's cell, `save("x.html")`; `data` holds the figures.
 
     `data` is made of dictionaries, lists, strings, numbers, booleans and None. Subclasses write `lines(paper)`,
-    `page()` for HTML, and `to_<ending>` for further files.
+    `page()` for HTML, `picture()` for .svg and .png, and `to_<ending>` for further files: `to_trace_json` is what
+    .trace.json holds.
     """
 
     data: dict
@@ -28,6 +30,10 @@ class View:
     def page(self) -> str:
         """A whole HTML page that needs nothing else."""
         raise NotImplementedError(f"[{type(self).__name__}] page is not written")
+
+    def picture(self) -> Drawing:
+        """What .svg and .png show. Raises: ValueError where there is nothing to draw."""
+        raise NotImplementedError(f"[{type(self).__name__}] picture is not written")
 
     def print(self, file=None, width: int | None = None) -> None:
         """Write the text to `file`, sys.stdout by default, in `width` columns: without it COLUMNS of the
@@ -53,24 +59,26 @@ class View:
 
     def endings(self) -> list[str]:
         """The endings that `save` knows."""
-        found = [name[3:] for name in dir(self) if name.startswith("to_")]
-        return sorted(found, key=lambda e: ("html svg png dot json txt".split().index(e), e))
+        found = [name[3:].replace("_", ".") for name in dir(self) if name.startswith("to_")]
+        order = "html svg png dot json txt".split()
+        return sorted(found, key=lambda e: (order.index(e) if e in order else len(order), e))
 
     def save(self, path) -> Path:
         """Write a file in the format of its ending; returns its path.
 
-        Raises: TypeError for what is no path, ValueError for an ending that this view has not, ImportError for .png
-        without matplotlib.
+        Raises: TypeError for what is no path, ValueError for an ending that this view has not and where nothing is
+        there to draw, ImportError for .png without matplotlib. No file is written then.
         """
         try:
             path = Path(path)
         except TypeError:
             raise TypeError(f"[save] expected a path, got {type(path).__name__}") from None
-        ending = path.suffix[1:].lower()
-        if ending not in self.endings():
-            known = ", ".join("." + e for e in self.endings())
-            raise ValueError(f"[save] {path.name!r} has no ending that {type(self).__name__} can write: use {known}")
-        content = getattr(self, "to_" + ending)()
+        known = self.endings()
+        ending = max((e for e in known if path.name.lower()[1:].endswith("." + e)), key=len, default=None)
+        if ending is None:
+            raise ValueError(f"[save] {path.name!r} has no ending that {type(self).__name__} can write: use "
+                             f"{', '.join('.' + e for e in known)}")
+        content = getattr(self, "to_" + ending.replace(".", "_"))()
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
@@ -79,6 +87,12 @@ class View:
 
     def to_html(self) -> str:
         return self.page()
+
+    def to_svg(self) -> str:
+        return self.picture().svg()
+
+    def to_png(self) -> bytes:
+        return self.picture().png()
 
     def to_json(self) -> str:
         return strict_json(self.data, indent=1) + "\n"

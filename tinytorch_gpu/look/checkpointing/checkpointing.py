@@ -9,6 +9,7 @@ from ...nn import Module
 from .. import measure, page
 from ..batch import run_of
 from ..chart import Chart, Series
+from ..drawing import Drawing
 from ..kept import kept
 from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
 from ..view import View
@@ -226,12 +227,9 @@ class Checkpointing(View):
         parts.append(f'<p class="soft">blocks: {html.escape(", ".join(d["blocks"]))}</p>')
         return page.page("look.checkpointing", "\n".join([*parts, "</main>"]))
 
-    def to_svg(self) -> str:
+    def picture(self) -> Drawing:
         """Memory against time, the dominated ways marked."""
-        return self._chart(self.data).drawing().svg()
-
-    def to_png(self) -> bytes:
-        return self._chart(self.data).drawing().png()
+        return self._chart(self.data).drawing()
 
 
 def _places(rows) -> tuple[list, list]:

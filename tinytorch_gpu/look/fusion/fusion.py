@@ -7,6 +7,7 @@ from ...tensor import Tensor
 from .. import page
 from ..chart import Bars
 from ..cost.ceiling import Ceiling, ceiling
+from ..drawing import Drawing
 from ..graph.collect import short_file
 from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, with_notes, wrap
 from ..view import View
@@ -133,18 +134,12 @@ class Fusion(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.fusion", "\n".join([*parts, "</main>"]))
 
-    def _picture(self):
+    def picture(self) -> Drawing:
+        """Times as they are and fused, as bars. Raises: ValueError where nothing was found."""
         groups = _groups(self.data)
         if not groups:
             raise ValueError("[save] there is nothing to draw: nothing was found to fuse")
         return self._bars(groups[:SHOWN]).drawing()
-
-    def to_svg(self) -> str:
-        """Times as they are and fused, as bars. Raises: ValueError where nothing was found."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
 
 
 # sentences

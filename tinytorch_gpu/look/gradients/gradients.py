@@ -7,6 +7,7 @@ import math
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
+from ..drawing import Drawing
 from ..terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
 from ..view import View
 from .heat import heat_lines, heat_picture
@@ -156,18 +157,12 @@ class Gradients(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.gradients", "\n".join([*parts, "</main>"]))
 
-    def _picture(self):
+    def picture(self) -> Drawing:
+        """The heat maps. Raises: ValueError where nothing was measured."""
         d = self.data
         if not d["steps"]:
             raise ValueError(f"[save] there is nothing to draw: {d['missing'][0]}")
         return heat_picture(list(self._maps(d)), d["steps"])
-
-    def to_svg(self) -> str:
-        """The heat maps. Raises: ValueError where nothing was measured."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
 
 
 def said(v) -> str:

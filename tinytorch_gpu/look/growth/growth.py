@@ -5,6 +5,7 @@ import html
 
 from .. import page
 from ..chart import Chart, Series, stack
+from ..drawing import Drawing
 from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
 from ..view import View
 from .fit import RULE, fit
@@ -101,15 +102,9 @@ class Growth(View):
         parts += [f'<p class="soft">{html.escape(text)}</p>' for text in (*self.data["notes"], self.data["rule"])]
         return page.page("look.growth", "\n".join([*parts, "</main>"]))
 
-    def _picture(self):
-        return stack(*[chart.drawing() for axis in self.data["axes"] for chart in _charts(axis, whole=True)])
-
-    def to_svg(self) -> str:
+    def picture(self) -> Drawing:
         """The growth plots of all axes, one below the other."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
+        return stack(*[chart.drawing() for axis in self.data["axes"] for chart in _charts(axis, whole=True)])
 
     def height(self) -> int:
         return 720

@@ -220,7 +220,8 @@ class Memory(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in (*self._held(), *self.data["missing"])]
         return page.page("look.memory", "\n".join([*parts, "</main>"]))
 
-    def _drawing(self) -> Drawing:
+    def picture(self) -> Drawing:
+        """The timeline: each owner's bytes, one above the other."""
         line = self.data["timeline"]
         # owners can be more than the meter saw, where an array of before that nobody owned has gone
         top = max(1, self.data["peak"]["bytes"], *(sum(n for n in e["owners"].values() if n > 0) for e in line))
@@ -242,12 +243,6 @@ class Memory(View):
             picture.box(x, y, 14, 14, "memory-" + name)
             picture.text(x + 20, y + 11, OWNERS[name], "shape")
         return picture
-
-    def to_svg(self) -> str:
-        return self._drawing().svg()
-
-    def to_png(self) -> bytes:
-        return self._drawing().png()
 
 
 def _parts(found, limit) -> str:

@@ -157,14 +157,8 @@ class Nan(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.nan", "\n".join([*parts, "</main>"]))
 
-    def to_svg(self) -> str:
+    def picture(self) -> Drawing:
         """What the operator was given and what it made; where all is finite, that in words."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
-
-    def _picture(self) -> Drawing:
         d = self.data
         first = d["first"]
         if first is None:

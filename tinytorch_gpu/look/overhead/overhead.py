@@ -5,6 +5,7 @@ import html
 
 from .. import page
 from ..chart import Bars, stack
+from ..drawing import Drawing
 from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, wrap
 from ..view import View
 from .run import measured, name_of
@@ -144,15 +145,9 @@ class Overhead(View):
         parts += [f'<p class="soft">{html.escape(note)}</p>' for note in self.data["notes"]]
         return page.page("look.overhead", "\n".join([*parts, "</main>"]))
 
-    def _picture(self):
-        return stack(*[bars.drawing() for bars in self._bars()])
-
-    def to_svg(self) -> str:
+    def picture(self) -> Drawing:
         """The bars, one below the other."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
+        return stack(*[bars.drawing() for bars in self._bars()])
 
     def height(self) -> int:
         return 720

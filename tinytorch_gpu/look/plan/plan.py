@@ -7,6 +7,7 @@ import html
 from ...backend.device import device as Device
 from .. import page
 from ..chart import Bars
+from ..drawing import Drawing
 from ..terminal import Column, Paper, figure, size_of, table, wrap
 from ..view import View
 from .config import STAGES, PlanConfig, config_of
@@ -203,7 +204,8 @@ class Plan(View):
         parts += [f'<p class="soft">{html.escape(note)}</p>' for note in self._notes()]
         return page.page("look.plan", "\n".join([*parts, "</main>"]))
 
-    def _drawing(self):
+    def picture(self) -> Drawing:
+        """The memory at the peak by owner, a bar for each column."""
         columns = self.data["columns"]
         drawn = [o for o in OWNERS if any(c["peak"]["rows"].get(o, 0) > SEEN * c["peak"]["bytes"] for c in columns)]
         rows = []
@@ -211,12 +213,6 @@ class Plan(View):
             parts = [(OWNERS[o], c["peak"]["rows"].get(o, 0)) for o in drawn]
             rows.append((c["label"], [*parts, ("the rest", c["peak"]["bytes"] - sum(n for _, n in parts))], ""))
         return Bars(f"memory of a train step of {self._name} at its peak", rows, size_of).drawing()
-
-    def to_svg(self) -> str:
-        return self._drawing().svg()
-
-    def to_png(self) -> bytes:
-        return self._drawing().png()
 
 
 def _variants(config: PlanConfig) -> list[PlanConfig]:

@@ -10,6 +10,7 @@ from ...optim import AdamW, Optimizer
 from .. import measure, page
 from ..batch import run_of
 from ..chart import Bars, Chart, Series, stack
+from ..drawing import Drawing
 from ..kept import kept
 from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
 from ..view import View
@@ -262,7 +263,8 @@ class Precision(View):
     def height(self) -> int:
         return 640
 
-    def _picture(self):
+    def picture(self) -> Drawing:
+        """Memory, time, and the shares of lost gradients over the scale."""
         d = self.data
         good = [way for way in d["ways"] if way["error"] is None]
         memory = Bars(f"bytes of a train step with {d['optimizer']}, by {_meter(d)}", [
@@ -272,13 +274,6 @@ class Precision(View):
         time = Bars(f"time of a train step on {d['device']}, median", [
             (way["name"], way["time"]["median"], _times(way["time_ratio"])) for way in good], time_of)
         return stack(memory.drawing(), time.drawing(), self._chart(d).drawing())
-
-    def to_svg(self) -> str:
-        """Memory, time, and the shares of lost gradients over the scale."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
 
 
 # cells

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 
 from ...backend.device import device as Device
 from ...backend.device import resolve
@@ -131,18 +130,12 @@ class Profile(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.profile", "\n".join([*parts, "</main>"]))
 
-    def _picture(self) -> Drawing:
+    def picture(self) -> Drawing:
+        """Bars of the block's parts and of the operators, and the roofline. Raises: ValueError before the block."""
         d = self.data
         if d["state"] == "new":
             raise ValueError(f"[save] there is nothing to draw: {d['missing'][0]}")
         return whole(d)
-
-    def to_svg(self) -> str:
-        """Bars of the block's parts and of the operators, and the roofline. Raises: ValueError before the block."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
 
     def trace(self) -> dict:
         """The timeline in the Trace Event Format: spans by thread, on a device also by its events, and an arrow from
@@ -154,15 +147,6 @@ class Profile(View):
         return trace_events(self._kept, w.thread, w.start, w.seconds, w.zero_event, str(w.device),
                             {"program": "tinytorch_gpu look.profile", "device": str(w.device), "spans": str(w.count)})
 
-    def endings(self) -> list[str]:
-        """The endings that `save` knows."""
-        return [*super().endings(), "trace.json"]
-
-    def save(self, path) -> Path:
-        """Write a file in the format of its ending; `.trace.json` is the timeline for ui.perfetto.dev and
-        chrome://tracing, other `.json` the figures. Returns its path."""
-        path = Path(path)
-        if path.name.lower().endswith(".trace.json"):
-            path.write_text(strict_json(self.trace()) + "\n", encoding="utf-8", newline="\n")
-            return path
-        return super().save(path)
+    def to_trace_json(self) -> str:
+        """The timeline for ui.perfetto.dev and chrome://tracing; other `.json` files hold the figures."""
+        return strict_json(self.trace()) + "\n"

@@ -203,7 +203,7 @@ class Report(View):
 
     def lines(self, paper: Paper) -> list[str]:
         d = self.data
-        lines = wrap(paper, self.title())
+        lines = [paper.strong(line) for line in wrap(paper, self.title())]
         for what, value in self.facts():
             lines += wrap(paper, f"{what}: {value}", "    ")
         for chart in self.curves:
@@ -261,9 +261,3 @@ class Report(View):
         if not parts:
             raise ValueError(f"[save] there is nothing to draw: {self.data['missing'][0]}")
         return stack(*parts)
-
-    def to_svg(self) -> str:
-        return self.picture().svg()
-
-    def to_png(self) -> bytes:
-        return self.picture().png()

@@ -187,18 +187,12 @@ class Step(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.step", "\n".join([*parts, "</main>"]))
 
-    def _picture(self) -> Drawing:
+    def picture(self) -> Drawing:
+        """The norms over the steps. Raises: ValueError for fewer than two steps."""
         charts = self._charts(self.data)
         if not charts:
             raise ValueError("[save] there is nothing to draw: a chart of norms needs two steps inside the block")
         return stack(*[c.drawing() for c in charts])
-
-    def to_svg(self) -> str:
-        """The norms over the steps. Raises: ValueError for fewer than two steps."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
 
 
 def _below(paper, text) -> list[str]:

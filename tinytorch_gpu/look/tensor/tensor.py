@@ -10,6 +10,7 @@ from ...backend import dtypes
 from ...backend.device import backend_of, host_array, is_array
 from ...tensor import INFERENCE, Tensor
 from .. import page
+from ..drawing import Drawing
 from ..graph.collect import short_file
 from ..saved import saved_of
 from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, wrap
@@ -200,12 +201,9 @@ class TensorView(View):
                                  [2, 3])]
         return page.page("look.tensor", "\n".join([*parts, "</main>"]))
 
-    def to_svg(self) -> str:
+    def picture(self) -> Drawing:
         """The tensor, its memory, its gradient and its operator, drawn."""
-        return memory_picture(self.data).svg()
-
-    def to_png(self) -> bytes:
-        return memory_picture(self.data).png()
+        return memory_picture(self.data)
 
 
 _KINDS = {

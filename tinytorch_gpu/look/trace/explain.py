@@ -222,17 +222,10 @@ class Explanation(View):
             lines[under] = line + lines[under][columns(line):]
         return lines
 
-    def to_svg(self) -> str:
-        """The drawing. Raises: ValueError for an operator of which no example could be made."""
-        return self._picture().svg()
-
-    def to_png(self) -> bytes:
-        return self._picture().png()
-
-    def _picture(self) -> Drawing:
+    def picture(self) -> Drawing:
         d = self.data
         if not d["gradients"]:
-            raise ValueError(f"[save] {d['name']} has no drawing: {d['note']}")
+            raise ValueError(f"[save] there is nothing to draw: {d['name']}: {d['note']}")
         texts = [_back(g) for g in d["gradients"]]
         left = max(len(g["input"]) for g in d["gradients"]) * 8 + 40
         way = max(180, max(len(t) for t in texts) * 6.8 + 40)

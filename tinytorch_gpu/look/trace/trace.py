@@ -6,6 +6,7 @@ import html
 from ...autograd.node import endpoint
 from ...autograd.operator import FREED, Operator, _Packed
 from .. import page
+from ..drawing import Drawing
 from ..graph.collect import collect, roots_of, walk
 from ..graph.flow import flow
 from ..graph.graph import Graph
@@ -260,11 +261,8 @@ class Trace(View):
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in self.data["missing"]]
         return page.page("look.trace", "\n".join([*parts, "</main>"]))
 
-    def to_svg(self) -> str:
-        return self.graph.to_svg()
-
-    def to_png(self) -> bytes:
-        return self.graph.to_png()
+    def picture(self) -> Drawing:
+        return self.graph.picture()
 
 
 def value_text(figures, dtype) -> str:
