@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 import pytest
 
+from tinytorch_gpu.backend import cache, kernel
 from tinytorch_gpu.backend import device as devices
-from tinytorch_gpu.backend import kernel
 
 pytest_plugins = ["tinytorch_gpu.testing.pytest", "pytester"]
 
@@ -37,6 +37,8 @@ def pytest_configure(config):
     given = os.environ.get("TINYTORCH_TEST_SEED", "")
     if given and not given.isdecimal():
         raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # CuPy makes a folder there when it is imported
+        os.environ.setdefault("CUPY_CACHE_DIR", str(cache.cache_folder("cupy")))
     worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
     config.modules_frozen = 0
     config.base_seed = int(given) if given else worker["base_seed"] if worker else secrets.randbelow(2**32)
