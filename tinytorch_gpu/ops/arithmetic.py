@@ -216,9 +216,10 @@ class Lerp(Pointwise):
 
     def backward(node, grad):
         start, end, weight = node.saved
-        weight = ops.conj(weight)
+        number = not hasattr(weight, "dtype")
+        weight = weight.conjugate() if number else ops.conj(weight)
         gw = ops.mul(grad, ops.conj(ops.sub(end, start))) if node.need(2) else None
-        return ops.mul(grad, ops.sub(1, weight)), ops.mul(grad, weight), gw
+        return ops.mul(grad, 1 - weight if number else ops.sub(1, weight)), ops.mul(grad, weight), gw
 
 
 def _scaled(x, alpha):
