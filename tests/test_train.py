@@ -24,6 +24,7 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu.backend import device as devices
 from tinytorch_gpu.examples import command, corpus, curve, digits, gpt, run, settings
+from tinytorch_gpu.look.terminal import Paper
 
 TINY = (
     "--layers 1 --dim 16 --heads 2 --context 16 --table 64 --batch 2 --warmup 3 --log-every 1 --sample 20 "
@@ -266,27 +267,47 @@ def test_compressors_are_the_ones_named():
 # ---- curves ----
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", None])
+def table(losses, held_out=()):
+    """Rows of a run that logs every ten steps."""
+    held = dict(held_out)
+    return [{"step": 10.0 * k, "loss": loss, "held_out": held.get(10 * k, math.nan)}
+            for k, loss in enumerate(losses, 1)]
+
+
+def test_the_curve_is_the_running_mean_of_a_fortieth_of_the_rows():
+    losses = [5 / k for k in range(1, 81)]
+    drawn = curve.loss_chart(table(losses), "nats").points
+    assert [x for x, _ in drawn[0]] == [10.0 * k for k in range(1, 81)] and len(drawn) == 1
+    around = np.convolve(losses, np.ones(3), "same") / np.convolve(np.ones(80), np.ones(3), "same")  # 80 // 40, centred
+    np.testing.assert_allclose([y for _, y in drawn[0]], around)
+    assert [y for _, y in curve.loss_chart(table(losses[:39]), "nats").points[0]] == losses[:39]
+
+
+def test_held_out_losses_are_points_at_their_steps():
+    chart = curve.loss_chart(table([3.0, 2.0, 1.0], {20: 2.5, 30: 1.5}), "bits", held_out="held out")
+    assert chart.points == [[(10.0, 3.0), (20.0, 2.0), (30.0, 1.0)], [(20.0, 2.5), (30.0, 1.5)]]
+    assert [s.name for s in chart.series] == ["training", "held out"]
+    for rows, name in ((table([3.0, 2.0]), "held out"), (table([3.0, 2.0], {20: 90.0}), None)):
+        assert len(curve.loss_chart(rows, "bits", held_out=name).points) == 1  # none was measured; in another unit
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
 @pytest.mark.parametrize("width", [20, 80, 200])
-def test_text_plot(encoding, width):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding) if encoding else object()
-    values = [5 / (1 + i) for i in range(50)]
-    text = curve.text_plot(list(range(10, 510, 10)), values, "loss", stream, width)
-    text.encode(encoding or "ascii")
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= width and lines[0] == "loss"
-    top, bottom = float(lines[1].split()[0]), float(lines[10].split()[0])
-    assert 5 / 4 < top <= 5 and 0.1 <= bottom < 0.13  # a column shows the mean of the points in it
-    assert lines[-1].split() == ["step", "10", "500"]
-    drawn = [re.sub(r"^ *[\d.]+ [|\u2502]", "", line) for line in lines[1:11]]
-    assert all(line.strip() for line in drawn)  # a falling line crosses every row
-    assert len(drawn[-1]) == max(map(len, drawn)) == width - 7
+def test_the_curve_as_text(encoding, width):
+    paper = Paper(io.TextIOWrapper(io.BytesIO(), encoding=encoding), width)
+    lines = curve.loss_chart(table([5.0 - k / 20 for k in range(39)]), "nats").lines(paper)
+    "\n".join(lines).encode(encoding)
+    assert max(map(len, lines)) <= width and " ".join(lines).startswith("loss: nats over")
+    drawn = [re.split(r"[|\u2502]", line)[1] for line in lines if re.search(r"[|\u2502]", line)]
+    assert len(drawn) == 12 and all(line.strip() for line in drawn)  # a falling line crosses every row
+    ends = [len(line.rstrip()) for line in drawn]
+    assert ends == sorted(ends) and lines[-1].split()[0] == "10" and lines[-1].split()[-1] == "390"
 
 
-def test_text_plot_of_little():
-    assert "nothing" in curve.text_plot([1], [math.nan], "loss", sys.stdout)
-    assert "*" in curve.text_plot([1], [2.0], "loss", object())
-    assert curve.text_plot([1, 2, 3], [2.0, 2.0, 2.0], "loss", object(), 30).count("*") == 23
+def test_the_curve_of_little():
+    for losses in ([math.nan], [2.0], [2.0, 2.0, 2.0]):
+        (title, *rest) = curve.loss_chart(table(losses), "nats").lines(Paper(width=40))
+        assert bool(rest) == math.isfinite(losses[0]) and ("nothing to draw" in title) == math.isnan(losses[0])
 
 
 # ---- a whole run ----

@@ -21,7 +21,6 @@ from ..backend import device as devices
 from ..backend import random
 from . import settings as options
 from .command import CtrlC, choose_device, describe
-from .curve import png_plot, smooth, text_plot
 from .settings import UserError
 
 FORMAT = "tinytorch_gpu run 1"
@@ -283,21 +282,25 @@ class Run:
         return 128 + self.stopped
 
     def draw(self, ylabel: str, held_out: str | None = None) -> None:
-        """Prints the loss curve and writes curve.png; `held_out` names the curve of that column, in the same unit."""
+        """Prints the loss curve and writes curve.png; `held_out` names the points of that column, in the same unit."""
         if not self.rows:
             return
-        steps = [int(row["step"]) for row in self.rows]
-        losses = smooth([row["loss"] for row in self.rows], max(1, len(self.rows) // 40))
-        print(text_plot(steps, losses, f"loss ({ylabel})", sys.stdout))
-        curves = {"training": (steps, losses)}
-        held = [(int(row["step"]), row["held_out"]) for row in self.rows if not math.isnan(row["held_out"])]
-        if held_out and held:
-            curves[held_out] = tuple(map(list, zip(*held, strict=True)))
+        from ..look.terminal import Paper  # only now: the views are more modules than training needs
+        from .curve import loss_chart
+
+        chart = loss_chart(self.rows, ylabel, held_out)
+        for line in chart.lines(Paper(sys.stdout)):
+            print(line)
         path = self.folder / "curve.png"
-        with self._writing(path):
-            drawn = png_plot(path, curves, ylabel)
-        note = "" if drawn else " (curve.png needs matplotlib: pip install matplotlib)"
-        print(f"{self.folder}: {CHECKPOINT}, metrics.csv{', curve.png' if drawn else ''}{note}")
+        try:
+            drawn = chart.drawing().png()
+        except ImportError:
+            wrote, note = "", " (curve.png needs matplotlib: pip install matplotlib)"
+        else:
+            wrote, note = ", curve.png", ""
+            with self._writing(path):
+                path.write_bytes(drawn)
+        print(f"{self.folder}: {CHECKPOINT}, metrics.csv{wrote}{note}")
 
 
 def numbered(program: str) -> list[tuple[int, Path]]:
