@@ -291,6 +291,155 @@ def test_json_is_the_data_and_strict(tmp_path):
     assert json.loads(finite.to_json()) == finite.data
 
 
+class Stage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return tt.tanh(self.linear(x)) * 1.5
+
+
+class Tail(nn.Module):
+    """Too long a list without a repeat, which is bundled."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = np.random.default_rng(4).integers(0, 3, 80).tolist()
+
+    def forward(self, x):
+        for k in self.kinds:
+            x = (tt.tanh, tt.cos, lambda v: v * 1.1)[k](x)
+            x.retain_grad()
+            self.kept.append(x)
+        return x
+
+
+class Foldable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.stages, self.tail = nn.Sequential(*[Stage() for _ in range(3)]), Tail()
+
+    def forward(self, x):
+        self.middle = self.stages(self.first(x))
+        self.middle.retain_grad()
+        self.tail.kept = []
+        return self.tail(self.middle)
+
+
+@pytest.fixture(scope="module")
+def folded():
+    """(a view, {number of an operator: (norm of its result, of its gradient) as it is written}), from the tensors
+    themselves: 1 is `first`, 2 to 10 are the stages, 11 to 90 the tail."""
+    with tt.random.fork_rng():
+        tt.manual_seed(3)
+        model = Foldable()
+    with look.record():
+        loss = model(tt.linspace(-1, 1, 12).reshape(3, 4)).sum()
+        loss.backward()
+    tensors = {10: model.middle, **{11 + k: t for k, t in enumerate(model.tail.kept)}}
+    norms = {i: [np.linalg.norm(a.detach().cpu().numpy().astype(np.float64)) for a in (t, t.grad)]
+             for i, t in tensors.items()}
+    return look.graph(loss), {i: [f"↓ {value:.3g}", f"↑ {gradient:.3g}"] for i, (value, gradient) in norms.items()}
+
+
+def svg_texts(view):
+    return [t.text for t in ElementTree.fromstring(view.to_svg()).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def png_texts(view):
+    """What matplotlib is given to write."""
+    backend = pytest.importorskip("matplotlib.backends.backend_agg",
+                                  reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        patch.setattr(backend.FigureCanvasAgg, "print_png",
+                      lambda canvas, out: found.extend(t.get_text() for t in canvas.figure.axes[0].texts))
+        view.to_png()
+    return found
+
+
+@pytest.mark.parametrize("texts_of", [svg_texts, png_texts])
+def test_a_folded_box_says_what_its_row_says(folded, texts_of, monkeypatch):
+    view, wanted = folded
+
+    def texts(limit):
+        monkeypatch.setattr(sys.modules["tinytorch_gpu.look.graph.graph"], "DRAWN", limit)
+        return texts_of(view)
+
+    def has(texts, *stretch):
+        return any(tuple(texts[i:i + len(stretch)]) == stretch for i in range(len(texts)))
+
+    def saved(name):
+        """As the row of the text says it."""
+        (row,) = [line for line in printed(view, 200).splitlines() if line.lstrip("│+ ").startswith(name)]
+        return re.findall(r"[\d.]+ (?:KiB|B)\b", row)[0]
+
+    assert saved("3 × Stage") == "288 B"  # the input of each linear, the output of each tanh
+    assert has(texts(0), "Foldable", f"90 operators, saves {saved('Foldable')}", "f32[3,4]", *wanted[90])
+    some = texts(6)  # the repeat and the tail are closed
+    assert has(some, "3 × Stage", "stages.0 ... stages.2", "9 operators, saves 288 B", "f32[3,4]", *wanted[10])
+    assert has(some, "Tail", "tail", f"80 operators, saves {saved('Tail')}", "f32[3,4]", *wanted[90])
+    most = texts(60)  # of the repeat the first is inside
+    assert has(most, "all 3: 9 operators, saves 288 B", "f32[3,4]", *wanted[10]) and not has(most, "3 × Stage")
+    bundles = [i for i, t in enumerate(most) if re.fullmatch(r"#\d+ to #\d+", t)]
+    assert len(bundles) > 20
+    for i in bundles:
+        assert most[i + 2:i + 5] == ["f32[3,4]", *wanted[int(most[i].split("#")[-1])]]
+
+
+def test_a_folded_box_of_a_graph_that_was_not_recorded():
+    """Nothing is made up where nothing was noted, and what a backward has freed is not called 0 B."""
+    x = tt.ones(3, requires_grad=True)
+    h = x * 1.5
+    for _ in range(6):
+        h = tt.sin(tt.exp(h))  # the sine saves what the exponential has saved
+    loss = h.sum()
+    for saves in (", saves 72 B", ""):
+        texts = svg_texts(look.graph(loss, {"x": x}))
+        (at,) = [i for i, t in enumerate(texts) if t.startswith("all 6:")]
+        assert texts[at:at + 2] == [f"all 6: 12 operators{saves}", "f32[3]"]
+        assert not [t for t in texts if t[0] in "↓↑"]
+        if saves:
+            loss.backward()
+
+
+def test_a_folded_box_of_the_page_has_the_last_result(folded):
+    view, wanted = folded
+    data = json.loads(Page(view.to_html()).data)
+    found = {}
+
+    def walk(part):
+        for item in part["items"]:
+            if "parts" in item:
+                out = data["nodes"][str(item["result"])]["out"][0]
+                found[item["kind"], item["label"], item["name"]] = (
+                    item["about"], out["is"], f"↓ {out['value']['norm']:.3g}", f"↑ {out['gradient']['norm']:.3g}")
+                for inner in item["parts"]:
+                    walk(inner)
+
+    walk(data["tree"])
+    assert found["repeat", "Stage", "stages.0 ... stages.2"] == ("9 operators, saves 288 B", "f32[3,4]", *wanted[10])
+    assert found["module", "Foldable", ""][1:] == ("f32[3,4]", *wanted[90])
+    bundles = {name: facts for (kind, _, name), facts in found.items() if kind == "bundle"}
+    assert len(bundles) > 20
+    for name, facts in bundles.items():
+        assert facts[1:] == ("f32[3,4]", *wanted[int(name.split("#")[-1])])
+
+
+def test_the_first_of_a_repeat_stands_for_all_in_dot(folded):
+    """An arrow from those that are not drawn leaves the last operator of the first one, and no leaf is arrived at."""
+    view, wanted = folded
+    text = view.to_dot()
+    leaves = {f"n{n['id']}" for n in view.data["nodes"] if n["kind"] == "leaf"}
+    ends = re.findall(r"([ng]\d+) -> ([ng]\d+)", text)
+    assert ends and not {b for _, b in ends} & leaves
+    assert [a for a, b in ends if a == "n4" and b.startswith("g")] == ["n4"]  # from the stages to the tail
+    assert f'label="3 × Stage, the first: stages.0 ... stages.2\\nall 3: 9 operators, saves 288 B\\nf32[3,4]\\n' \
+           f'{wanted[10][0]}   {wanted[10][1]}"' in text
+
+
 def test_the_picture_is_whole(view):
     root = ElementTree.fromstring(view.to_svg())
     space = "{http://www.w3.org/2000/svg}"
@@ -327,7 +476,8 @@ def test_arrows_go_around_boxes():
     boxes = [[float(r.get(k)) for k in ("x", "y", "width", "height")] for r in root.iter(space + "rect")
              if r.get("class") == "operator"]
     paths = [p.get("d") for p in root.iter(space + "path") if p.get("marker-end")]
-    long = [[tuple(map(float, pair)) for pair in re.findall(r"([-\d.]+),([-\d.]+)", d)] for d in paths if d.count(",") > 4]
+    long = [[tuple(map(float, pair)) for pair in re.findall(r"([-\d.]+),([-\d.]+)", d)]
+            for d in paths if d.count(",") > 4]
     assert len(long) == 2 * 4  # with a straight part: there and back of each way from x past three boxes
     lanes = [(way[4][0], *sorted((way[4][1], way[6][1]))) for way in long]
     assert all(way[4][0] == way[6][0] for way in long)
@@ -410,6 +560,38 @@ def test_the_page_in_a_browser(view, tmp_path):
       document.getElementById("larger").click(); seen.zoom = document.getElementById("sheet").style.transform;
       document.title = JSON.stringify(seen);
     </script></body>"""
+    seen = in_browser(view, script, tmp_path)
+    nodes = view.data["nodes"]
+    assert seen["all"] == len(nodes) > seen["first"] > seen["none"]
+    assert seen["allWires"] == len({(e["node"], n["id"]) for n in nodes for e in n["inputs"] if e["node"] is not None})
+    assert seen["hits"] == sum(n["name"] == "Tanh" for n in nodes) == 4 and seen["said"] == "4 found"
+    assert "test_look_view.py" in seen["facts"] and "gradient" in seen["facts"] and "saved" in seen["facts"]
+    assert seen["zoom"].startswith("scale(")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt install chromium")
+def test_folded_boxes_in_a_browser(folded, tmp_path):
+    view, wanted = folded
+    script = """<script>
+      const closed = () => [...document.querySelectorAll(".group:not(.open)")].map(
+        g => [...g.querySelectorAll("b, .soft, .forward, .backward")].map(e => e.textContent));
+      const seen = {first: closed()};
+      document.getElementById("close").click(); seen.none = closed();
+      document.querySelector(".group .title").click(); seen.opened = closed();
+      document.title = JSON.stringify(seen);
+    </script></body>"""
+    seen = in_browser(view, script, tmp_path)
+    assert [texts[-3:] for texts in seen["none"]] == [["f32[3,4]", *wanted[90]]]
+    assert seen["none"][0][0] == "▸ Foldable" and seen["none"][0][2].startswith("90 operators, saves 2")
+    tail = next(texts for texts in seen["opened"] if texts[0] == "▸ Tail")
+    assert tail[-3:] == ["f32[3,4]", *wanted[90]]
+    stages = next(texts for texts in seen["first"] if "Stage" in texts[0])
+    assert stages == ["▸ 3 × Stage", "stages.0 ... stages.2", "9 operators, saves 288 B", "f32[3,4]", *wanted[10]]
+
+
+def in_browser(view, script, tmp_path):
+    """What the script, added to the page, leaves in its title."""
     page = tmp_path / "graph.html"
     page.write_text(view.to_html().replace("</body>", script), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
@@ -417,13 +599,7 @@ def test_the_page_in_a_browser(view, tmp_path):
     done = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
     title = re.search("<title>(.*?)</title>", done.stdout, re.S)
     assert title, done.stderr[-2000:]
-    seen = json.loads(html.unescape(title[1]))
-    nodes = view.data["nodes"]
-    assert seen["all"] == len(nodes) > seen["first"] > seen["none"]
-    assert seen["allWires"] == len({(e["node"], n["id"]) for n in nodes for e in n["inputs"] if e["node"] is not None})
-    assert seen["hits"] == sum(n["name"] == "Tanh" for n in nodes) == 4 and seen["said"] == "4 found"
-    assert "test_look_view.py" in seen["facts"] and "gradient" in seen["facts"] and "saved" in seen["facts"]
-    assert seen["zoom"].startswith("scale(")
+    return json.loads(html.unescape(title[1]))
 
 
 def test_what_is_no_path_is_named(view):

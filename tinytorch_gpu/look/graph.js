@@ -7,10 +7,11 @@
   const home = new Map();     // number of a node -> the groups around it, the outermost first
   const groups = [];
   let scale = 1, hits = new Set(), chosen = null;
-  const short = {float64: "f64", float32: "f32", float16: "f16", bfloat16: "bf16", int64: "i64"};
-  const num = x => x === undefined || x === null ? "" : typeof x === "number" ? String(+x.toPrecision(3)) : x;
-  const bytes = n => n < 1024 ? n + " B" : n < 1048576 ? num(n / 1024) + " KiB" : num(n / 1048576) + " MiB";
-  const type = t => t.replace(/^[a-z0-9]+/, m => short[m] || m).replace(/ /g, "");
+  const num = x => {                       // as the text writes it: 107, 0.5, 1.23e+06
+    if (typeof x !== "number") return x ?? "";
+    const [digits, power] = x.toExponential(2).split("e"), n = Math.abs(power);
+    return x === 0 || power >= -4 && power < 3 ? String(+x.toPrecision(3)) : `${+digits}e${power[0]}${n < 10 ? "0" : ""}${n}`;
+  };
   const make = (tag, name, text) => {
     const e = document.createElement(tag);
     if (name) e.className = name;
@@ -61,7 +62,7 @@
     const named = item.kind === "repeat" ? `${item.parts.length} × ${label}` : item.label;
     const title = make("button", "title");
     title.append(make("b", "", `${item.shown ? "▾" : "▸"} ${named}`), " ", make("span", "soft", item.name));
-    if (!item.shown) title.append(make("div", "soft", `${item.size} operators and leaves`));
+    if (!item.shown) title.append(make("div", "soft", item.about), result(data.nodes[item.result]));
     title.setAttribute("aria-expanded", String(item.shown));
     title.onclick = () => { item.shown = !item.shown; render(); };
     box.append(title);
@@ -74,17 +75,19 @@
     if (!item.shown && [...hits].some(i => home.get(i).includes(item))) box.classList.add("hit");
     return box;
   }
+  function result(n) {                     // of an operator, or of the last one in a closed group
+    const o = n.out[0], box = make("div"), both = make("div", "both");
+    box.append(make("div", "soft", o.is + (n.out.length > 1 ? ` +${n.out.length - 1}` : "")));
+    both.append(make("span", "forward", o.value ? "↓ " + num(o.value.norm) : ""),
+                make("span", "backward", o.gradient ? "↑ " + num(o.gradient.norm) : ""));
+    if (o.value || o.gradient) box.append(both);
+    return box;
+  }
   function drawNode(i, module) {
-    const n = data.nodes[i], leaf = n.kind === "leaf", o = n.out[0];
+    const n = data.nodes[i], leaf = n.kind === "leaf";
     const box = make("div", `node${leaf ? " leaf" : ""}${hits.has(i) ? " hit" : ""}${chosen === i ? " chosen" : ""}`);
     box.append(make("b", "", n.name), leaf ? "" : make("span", "soft", ` #${i} ${module || ""}`));
-    box.append(make("div", "soft", type(o.is) + (n.out.length > 1 ? ` +${n.out.length - 1}` : "")));
-    if (o.value || o.gradient) {
-      const both = make("div", "both");
-      both.append(make("span", "forward", o.value ? "↓ " + num(o.value.norm) : ""),
-                  make("span", "backward", o.gradient ? "↑ " + num(o.gradient.norm) : ""));
-      box.append(both);
-    }
+    box.append(result(n));
     box.tabIndex = 0;
     box.onclick = () => { chosen = i; tell(i); document.querySelectorAll(".chosen").forEach(e => e.classList.remove("chosen"));
       box.classList.add("chosen"); };
@@ -101,8 +104,8 @@
     });
     if (n.in.length) rows.push(["inputs", n.in.map(e => e.is + (e.grad !== undefined ? ` (gradient ${num(e.grad)})` : "")).join(", ")]);
     if (n.saved === null) rows.push(["saved", "freed by a backward"]);
-    else if (n.saved !== undefined) rows.push(["saved", n.saved.length ? `${n.saved.join("; ")}: ${bytes(n.saved_bytes)}` : "nothing"]);
-    if (n.bytes !== undefined) rows.push(["memory", bytes(n.bytes)]);
+    else if (n.saved !== undefined) rows.push(["saved", n.saved.length ? `${n.saved.join("; ")}: ${n.saved_bytes}` : "nothing"]);
+    if (n.bytes !== undefined) rows.push(["memory", n.bytes]);
     if (n.module) rows.push(["module", n.module]);
     if (n.line) rows.push(["line", n.line]);
     const table = make("table");

@@ -1,8 +1,9 @@
 """A graph in Graphviz's language: modules and repeats as clusters, closed ones as single boxes."""
 from __future__ import annotations
 
-from .fold import Op
-from .layout import _closed, _inside, _texts, _title, with_leaves
+from ..terminal import figure
+from .fold import Op, ids_of
+from .layout import _inside, said, with_leaves
 
 __all__ = ["write"]
 
@@ -19,24 +20,28 @@ def write(view, opened) -> str:
     where: dict[int, str] = {}
     numbers = iter(range(1, 1 << 30))
 
+    def label(item):
+        texts, forward, backward = said(view, item)
+        return quoted("\n".join([*texts, *([f"{forward}   {backward}"] if forward or backward else [])]))
+
     def put(items, indent):
         for item in items:
             if isinstance(item, Op):
                 n = view.nodes[item.id]
                 where[item.id] = f"n{item.id}"
                 look = "box" if n["kind"] == "operator" else "ellipse"
-                lines.append(f"{indent}n{item.id} [shape={look} label={quoted(chr(10).join(_texts(view, item)))}];")
+                lines.append(f"{indent}n{item.id} [shape={look} label={label(item)}];")
             elif item.open:
                 k = next(numbers)
-                lines.append(f"{indent}subgraph cluster_{k} {{ label={quoted(_title(item))};")
+                lines.append(f"{indent}subgraph cluster_{k} {{ label={label(item)};")
                 put(item.items, indent + "  ")
                 lines.append(indent + "}")
-                for i in _inside(item):  # the other parts of a repeat
-                    where.setdefault(i, where[item.items[-1].id] if isinstance(item.items[-1], Op) else where[
-                        _inside(item.items[-1])[-1]])
+                last = where[max(ids_of(item.parts[0]))]  # stands for the parts that are not drawn
+                for i in ids_of(item):
+                    where.setdefault(i, last)
             else:
                 k = next(numbers)
-                lines.append(f"{indent}g{k} [shape=box3d label={quoted(chr(10).join(_closed(view, item)))}];")
+                lines.append(f"{indent}g{k} [shape=box3d label={label(item)}];")
                 where.update(dict.fromkeys(_inside(item), f"g{k}"))
 
     put(with_leaves(view.tree, view.data, opened), "  ")
@@ -47,6 +52,6 @@ def write(view, opened) -> str:
                 pairs.setdefault((where[e["node"]], where[n["id"]]), []).append(e)
     for (a, b), edges in pairs.items():
         gradient = edges[0]["gradient"] if len(edges) == 1 else None
-        label = f" [label={quoted(format(gradient['norm'], '.3g'))}]" if gradient else ""
-        lines.append(f"  {a} -> {b}{label};")
+        written = f" [label={quoted(figure(gradient['norm']))}]" if gradient else ""
+        lines.append(f"  {a} -> {b}{written};")
     return "\n".join([*lines, "}", ""])

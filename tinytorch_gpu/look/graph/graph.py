@@ -84,16 +84,14 @@ class Graph(View):
             if isinstance(item, Op):
                 rows.append(self._row(paper, item, indent, inside))
                 continue
-            ids = ids_of(item)
-            last, n = self.nodes[max(ids)], len(ids)
             shown = item in opened
-            what = count_of(n, "operator")
+            what = count_of(len(ids_of(item)), "operator")
             if item.kind == "repeat":
                 what += f" in all, the first of {item.count}{':' if shown else ' alike'}"
             where = _within(item.name, inside)
             where = f"({where})" if where and item.kind == "repeat" else where
             name = f"{indent}{'' if shown else '+ '}{item.title} {where}".rstrip()
-            rows.append([name, what, *self._flow(last), "", size_of(self.saved(item)), ""])
+            rows.append([name, what, *self.flow(item), "", size_of(self.saved(item)), ""])
             if shown:
                 rows += self._rows(paper, item.items, opened, depth + 1, item.name if item.kind == "module" else inside)
         return rows
@@ -104,13 +102,18 @@ class Graph(View):
         sent = [f"{self.source(e, n)} {figure(e['gradient']['norm'])}" for e in n["inputs"]
                 if e["node"] is not None and e["gradient"] is not None]
         return [
-            f"{indent}#{n['id']} {n['name']} {_within(item.name, inside)}".rstrip(), self.sources(n), *self._flow(n),
+            f"{indent}#{n['id']} {n['name']} {_within(item.name, inside)}".rstrip(), self.sources(n), *self.flow(item),
             ", ".join(sent), "freed" if n["saved_bytes"] is None else size_of(n["saved_bytes"] or None),
             f"{short_file(line['file'])}:{line['number']} {line['source']}" if line else "",
         ]
 
-    def _flow(self, n) -> list[str]:
-        first, *others = n["outputs"]
+    def result_of(self, item) -> dict:
+        """The node whose result is that of an item: its own, or the last operator of a group."""
+        return self.nodes[item.id if isinstance(item, Op) else max(ids_of(item))]
+
+    def flow(self, item) -> list[str]:
+        """The result's type and shape, its norm, and the norm of the gradient that arrived at it."""
+        first, *others = self.result_of(item)["outputs"]
         more = f" +{len(others)}" if others else ""
         value, gradient = first["value"], first["gradient"]
         return [shape_of(first["dtype"], first["shape"]) + more, figure(value and value["norm"]),
@@ -172,12 +175,6 @@ class Graph(View):
     def picture(self) -> drawing.Drawing:
         """The picture that .svg and .png show."""
         return layout(self, open_groups(self.tree, None if self._all else DRAWN))
-
-    def to_svg(self) -> str:
-        return self.picture().svg()
-
-    def to_png(self) -> bytes:
-        return self.picture().png()
 
     def to_dot(self) -> str:
         return dot.write(self, open_groups(self.tree, None if self._all else DRAWN))

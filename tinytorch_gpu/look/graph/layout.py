@@ -4,10 +4,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..drawing import Drawing
-from ..terminal import count_of, figure, shape_of, size_of
+from ..terminal import count_of, figure, size_of
 from .fold import Group, Item, Op, ids_of
 
-__all__ = ["layers", "layout", "with_leaves"]
+__all__ = ["about", "layers", "layout", "said", "with_leaves"]
 
 BOLD, PLAIN, LINE = 8.0, 6.8, 15  # pixels of a letter of the names and of the rest, rather too many, and of a line
 PAD, GAP_X, GAP_Y, TITLE = 9, 26, 40, 22
@@ -138,16 +138,16 @@ def layout(view, opened) -> Drawing:
 def _arrange(view, items):
     boxes = []
     for item in items:
-        if isinstance(item, Op):
-            texts = _texts(view, item)
-            boxes.append(_Box(item, _width(texts) + 2 * PAD, len(texts) * LINE + PAD))
-        elif item.open:
-            inner, width, height = _arrange(view, item.items)
-            box = _Box(item, max(width, _width([_title(item)])) + 2 * PAD, height + TITLE + 2 * PAD, inner=inner)
-            _shift(inner, (box.width - width) / 2, TITLE + PAD)
-            boxes.append(box)
-        else:
-            boxes.append(_Box(item, _width(_closed(view, item)) + 2 * PAD, len(_closed(view, item)) * LINE + PAD))
+        texts, forward, backward = said(view, item)
+        norms = [f"{forward}   {backward}"] if forward or backward else []
+        wide, lines = _width([*texts, *norms]), len(texts) + len(norms)
+        if isinstance(item, Op) or not item.open:
+            boxes.append(_Box(item, wide + 2 * PAD, lines * LINE + PAD))
+            continue
+        inner, width, height = _arrange(view, item.items)
+        box = _Box(item, max(width, wide) + 2 * PAD, height + TITLE + (lines - 1) * LINE + 2 * PAD, inner=inner)
+        _shift(inner, (box.width - width) / 2, TITLE + PAD)
+        boxes.append(box)
     rows = [[boxes[k] for k in row] for row in layers([_inside(i) for i in items], view.nodes)]
     total = max((sum(b.width for b in row) + GAP_X * (len(row) - 1) for row in rows), default=0)
     y = 0.0
@@ -173,64 +173,56 @@ def _shift(boxes, x, y) -> None:
         b.y += y
 
 
-def _title(group) -> str:
-    count = ", the first:" if group.kind == "repeat" else ""
-    return f"{group.title}{count} {group.name}".strip()
+def about(view, group) -> str:
+    """What is in a group, and what it keeps."""
+    held = view.saved(group)
+    return count_of(len(ids_of(group)), "operator") + ("" if held is None else f", saves {size_of(held)}")
 
 
-def _closed(view, group) -> list[str]:
-    ids = ids_of([i for part in group.parts for i in part])
-    held = [view.nodes[i]["saved_bytes"] for i in ids]
-    lines = [group.title, group.name,
-             count_of(len(ids), "operator") + ("" if None in held else f", saves {size_of(sum(held))}")]
-    return [line for line in lines if line]
-
-
-def _texts(view, op) -> list[str]:
-    n = view.nodes[op.id]
-    first = n["outputs"][0]
-    name = n["name"] if n["kind"] == "leaf" else f"{n['name']} #{op.id} {op.name}".rstrip()
-    lines = [name, shape_of(first["dtype"], first["shape"])]
-    forward, backward = _norms(n)
-    if forward or backward:
-        lines.append(f"{forward}   {backward}")
-    return lines
-
-
-def _norms(n):
-    first = n["outputs"][0]
-    return tuple(f"{mark} {figure(first[key]['norm'])}" if first[key] else "" for mark, key in (
-        ("↓", "value"), ("↑", "gradient")))
+def said(view, item) -> tuple[list[str], str, str]:
+    """(what a box says, its name first; the norm of what it computes; that of the gradient that arrived there)."""
+    shape, *norms = view.flow(item)
+    forward, backward = [f"{mark} {norm}" if norm else "" for mark, norm in zip("↓↑", norms)]
+    if isinstance(item, Op):
+        n = view.nodes[item.id]
+        name = n["name"] if n["kind"] == "leaf" else f"{n['name']} #{item.id} {item.name}".rstrip()
+        return [name, shape], forward, backward
+    if not item.open:
+        return [item.title, *([item.name] if item.name else []), about(view, item), shape], forward, backward
+    if item.kind == "repeat":  # of which the first is inside
+        name = f"{item.title}, the first: {item.name}".strip()
+        return [name, f"all {item.count}: {about(view, item)}", shape], forward, backward
+    return [f"{item.title} {item.name}".strip()], "", ""
 
 
 def _paint(view, drawing, boxes, where, x=0.0, y=0.0) -> None:
     for b in boxes:
         b.x += x
         b.y += y
+        (name, *texts), forward, backward = said(view, b.item)
+        centre, below = b.x + b.width / 2, b.y + LINE
         if isinstance(b.item, Op):
-            where[b.item.id] = b
             n = view.nodes[b.item.id]
             drawing.box(b.x, b.y, b.width, b.height, n["kind"], tip=_tip(n))
-            centre = b.x + b.width / 2
-            name, shape, *norms = _texts(view, b.item)
-            drawing.text(centre, b.y + LINE, name, "name", "middle")
-            drawing.text(centre, b.y + 2 * LINE, shape, "shape", "middle")
-            if norms:
-                forward, backward = _norms(n)
-                drawing.text(b.x + PAD, b.y + 3 * LINE, forward, "forward")
-                drawing.text(b.x + b.width - PAD, b.y + 3 * LINE, backward, "backward", "end")
-        elif b.item.open:
-            drawing.box(b.x, b.y, b.width, b.height, b.item.kind + "-open")
-            drawing.text(b.x + PAD, b.y + LINE + 1, _title(b.item), "name")
-            _paint(view, drawing, b.inner, where, b.x, b.y)
-            for i in _inside(b.item):  # the parts of a repeat that are not drawn
-                where.setdefault(i, b)
         else:
-            drawing.box(b.x, b.y, b.width, b.height, b.item.kind)
-            for k, text in enumerate(_closed(view, b.item), 1):
-                drawing.text(b.x + b.width / 2, b.y + k * LINE, text, "name" if k == 1 else "shape", "middle")
-            for i in _inside(b.item):
-                where[i] = b
+            drawing.box(b.x, b.y, b.width, b.height, b.item.kind + ("-open" if b.item.open else ""))
+        if b.inner:
+            drawing.text(b.x + PAD, below + 1, name, "name")
+            _paint(view, drawing, b.inner, where, b.x, b.y)
+            below = b.y + b.height - PAD - LINE * (len(texts) + bool(forward or backward)) + 1
+            apart = (centre - PAD, "end", centre + PAD, "start")
+        else:
+            drawing.text(centre, below, name, "name", "middle")
+            apart = (b.x + PAD, "start", b.x + b.width - PAD, "end")
+        for k, text in enumerate(texts, 1):
+            drawing.text(centre, below + k * LINE, text, "shape", "middle")
+        below += (len(texts) + 1) * LINE
+        if forward:
+            drawing.text(apart[0], below, forward, "forward", apart[1])
+        if backward:
+            drawing.text(apart[2], below, backward, "backward", apart[3])
+        for i in _inside(b.item):  # those of a closed group, and of a repeat's parts that are not drawn
+            where.setdefault(i, b)
 
 
 def _tip(n) -> str:

@@ -5,8 +5,9 @@ import html
 
 from ..page import page as whole
 from ..sample import values_text
+from ..terminal import shape_of, size_of
 from .fold import Op
-from .layout import layers
+from .layout import about, layers
 
 __all__ = ["page"]
 
@@ -39,7 +40,7 @@ def page(view) -> str:
 def _brief(view, n) -> dict:
     found = {"name": n["name"], "kind": n["kind"], "out": [_brief_output(o) for o in n["outputs"]]}
     if n["kind"] == "leaf":
-        return {**found, "bytes": n["bytes"], "in": []}
+        return {**found, "bytes": size_of(n["bytes"]), "in": []}
     found["in"] = [{"node": e["node"], "is": view.source(e, n)} for e in n["inputs"]]
     for brief, e in zip(found["in"], n["inputs"]):
         if e["gradient"]:
@@ -50,13 +51,14 @@ def _brief(view, n) -> dict:
         call = view.data["modules"][n["module"]]
         found["module"] = f"{call['class']} {call['name'] or ''}".strip()
     found["saved"] = None if n["saved"] is None else [
-        f"{s['what']} {s['dtype']}{s['shape']}{'' if s['counted'] else ', counted before'}" for s in n["saved"]]
-    found["saved_bytes"] = n["saved_bytes"]
+        f"{s['what']} {shape_of(s['dtype'], s['shape'])}{'' if s['counted'] else ', counted before'}"
+        for s in n["saved"]]
+    found["saved_bytes"] = size_of(n["saved_bytes"])
     return found
 
 
 def _brief_output(o) -> dict:
-    found = {"is": f"{o['dtype']}{o['shape']}"}
+    found = {"is": shape_of(o["dtype"], o["shape"])}
     for key in ("value", "gradient"):
         if o[key]:
             found[key] = o[key]
@@ -79,6 +81,7 @@ def _tree(view) -> dict:
             else:
                 parts = item.parts if item.kind == "repeat" else [item.items]
                 own.append({"kind": item.kind, "label": item.label, "name": item.name, "open": item.open,
+                            "about": about(view, item), "result": view.result_of(item)["id"],
                             "parts": [copied(part, here) for part in parts]})
         return own
 
@@ -109,5 +112,5 @@ def _layered(items, nodes):
             parts = [_layered(part, nodes) for part in item["parts"]]
             inside = [i for _, ids in parts for i in ids]
             members.append(inside)
-            found.append({**item, "parts": [part for part, _ in parts], "size": len(inside)})
+            found.append({**item, "parts": [part for part, _ in parts]})
     return {"items": found, "layers": layers(members, nodes)}, [i for m in members for i in m]
