@@ -69,8 +69,8 @@ class Meetings:
         else:
             if any(ev[0] == "held" and ev[2] is not None for e in shared for ev in e.events):
                 return  # an old gradient is in the sum
-            if row.clips and any(e.before is None for e in shared):
-                return
+            if any(e.later for e in shared):
+                return  # what was added to is what clipping has left
             total = [row.before[e].value / row.factor() for e in shared if e in row.before]
             scales = {b.factor() for b in row.backwards}
             if len(total) != len(shared) or len(scales) > 1 or (row.scale is None and scales != {1.0}

@@ -70,11 +70,11 @@ class Entry:
 
     `events` since `.grad` was empty: ("held", norm of what was there, step that had used it or None) and
     ("added", Backward, norm of what came). `used`: as the last step left it; `left`: as the last backward or unscale_
-    left it. `before`, `clip`: its norm before the first clipping since, and that clipping.
+    left it. `before`, `clip`: its norm before the first clipping since, and that clipping; `later`: more came after it.
     """
 
     __slots__ = ("name", "tensor", "owner", "handle", "events", "used", "left", "unscaled", "mixed",
-                 "before", "clip", "reached", "norms")
+                 "before", "clip", "later", "reached", "norms")
 
     def __init__(self, name, tensor, owner):
         self.name, self.tensor, self.owner = name, tensor, owner
@@ -92,6 +92,7 @@ class Entry:
         self.mixed: Number | None = None
         self.before: Number | None = None
         self.clip: Clip | None = None
+        self.later = False
 
     def scaled_by(self) -> Number | None:
         """The loss scale that is in `.grad`, as far as it is as a backward, or a clipping of that, has left it."""

@@ -9,6 +9,7 @@ from functools import partial
 
 from ...autograd.anomaly import user_frames
 from ...autograd.modes import is_grad_enabled
+from ...autograd.node import endpoint
 from ...nn import BatchNorm1d, BatchNorm2d, Dropout
 from ...nn.hooks import register_module_forward_hook, register_module_forward_pre_hook
 from ...optim import SGD
@@ -19,7 +20,7 @@ from ..gradients.watch import norm_of
 from ..graph.collect import walk
 from .facts import Facts
 from .graphs import Graphs
-from .losses import apart, name_of, terms_of
+from .losses import MOST, apart, name_of, terms_of
 from .meet import Meetings
 from .names import prefix_of
 from .records import Backward, Clip, Entry, Mark, Numbers, Row, scalar
@@ -164,14 +165,14 @@ class Watch:
             call = Backward(len(self.backwards) + 1, len(self.rows) + 1, user_frames(innermost=True)[-1],
                             name_of(tensors), [weakref.ref(n) for n in nodes if n is not None], self.graphs.new(nodes))
             values: list = []
+            whole = 0  # how many are numbers
             for t, node in zip(tensors, nodes):
-                scale, loss = self._scales.get(node, (None, None)) if node is not None else (None, None)
-                call.scale = scale if scale is not None else call.scale
-                if loss is None and t.numel() == 1:
-                    loss = self.numbers.of(scalar(t))
-                values += [] if loss is None else [loss]
+                parts = [] if node is None else self._scaled_parts(node)
+                call.scale = parts[0][0] if parts else call.scale
+                whole += bool(parts) or t.numel() == 1
+                values += [loss for _, loss in parts] or ([self.numbers.of(scalar(t))] if t.numel() == 1 else [])
             call.values = values
-            if len(values) == len(tensors):
+            if whole == len(tensors):
                 call.twice = next((b for b in reversed(self.backwards) if b.step is None and b.roots and
                                    [r() for r in b.roots] == [r() for r in call.roots]), None)
             if self._evaluated:
@@ -182,6 +183,19 @@ class Watch:
             self._apart(call, tensors)
             self.backwards.append(call)
             now.call = call
+
+    def _scaled_parts(self, node) -> list[tuple]:
+        """[(scale, loss), ...] of what a scaler made: this node, or all terms of a sum; [] where one of them is not."""
+        found, level = [], [node]
+        while level and len(found) + len(level) <= MOST:
+            node = level.pop(0)
+            if node in self._scales:
+                found.append(self._scales[node])
+            elif node.name() == "Add" and None not in node.edges:
+                level += [endpoint(e)[0] for e in node.edges]
+            else:
+                return []
+        return [] if level else found
 
     def _apart(self, call, tensors) -> None:
         terms = terms_of(tensors) if self.every else []
@@ -214,6 +228,7 @@ class Watch:
             if e.unscaled and call.scale is not None and used is None:
                 e.mixed = number
         number = self.numbers.of(norm_of(grad._array))
+        e.later = e.clip is not None
         e.events.append(("added", call, number))
         call.norms[e] = number
         e.reached += 1
