@@ -58,13 +58,16 @@ class Origins:
         self._received: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> kinds that were sent to it
         self._outside: dict[int, tuple] = {}  # id of a Tensor -> (it weakly, version, _Operand)
         self._roots: weakref.WeakSet = weakref.WeakSet()
+        self._names: dict[int, tuple] = {}  # id of a parameter or buffer -> (it weakly, its name)
+        self._named_until = 0  # the count of operators from which on a search for new ones pays again
 
     # what the recorder tells
 
     def operator(self, node, note, args, outs) -> None:
         self.operators += 1
-        if note.place is not None and (root := note.place.root()) is not None:
+        if note.place is not None and (root := note.place.root()) is not None and root not in self._roots:
             self._roots.add(root)
+            self._named_until = 0
         operands = [self._operand(i, a) for i, a in enumerate(args)]
         bad = [kinds_of(o, s) for o, s in zip(outs, note.outputs)]
         targets = []
@@ -130,7 +133,8 @@ class Origins:
 
     def end(self) -> None:
         """Let go of all but the events."""
-        for table in (self._known, self._leaves, self._received, self._outside, self._roots, self._places):
+        for table in (self._known, self._leaves, self._received, self._outside, self._roots, self._places,
+                      self._names):
             table.clear()
 
     # pieces
@@ -167,12 +171,18 @@ class Origins:
         """A parameter's or buffer's dotted name in the models that were called."""
         if not isinstance(a, Tensor) or a.grad_fn is not None:
             return None
-        for root in self._roots:
-            for named in (root.named_parameters(), root.named_buffers()):
-                for name, t in named:
-                    if t is a:
-                        return name
-        return None
+        known = self._names.get(id(a))
+        if known is not None and known[0]() is a:
+            return known[1]
+        if self.operators < self._named_until:
+            return None
+        # A table, for a walk of all modules at each operator took time by the square of their number. A Tensor that is
+        # none of a model's comes at any time: a new walk waits until as many operators ran as there are names.
+        self._names = {id(t): (weakref.ref(t), name) for root in self._roots
+                       for named in (root.named_buffers(), root.named_parameters()) for name, t in named}
+        self._named_until = self.operators + len(self._names) + 1
+        known = self._names.get(id(a))
+        return None if known is None else known[1]
 
     def _add(self, origin, direction, what, kinds, rows, name=None, meant=False) -> None:
         self.count += 1

@@ -1,0 +1,83 @@
+"""Odd programs under the views: what each printed wrongly once, held against what is true."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import look, nn
+from tinytorch_gpu.nn import Module
+
+
+def test_nan_walks_the_modules_seldom_however_many_there_are(monkeypatch):
+    walks = []
+    walked = Module.named_parameters
+
+    def counted(self, *args, **kwargs):
+        walks.append(self)
+        return walked(self, *args, **kwargs)
+
+    monkeypatch.setattr(Module, "named_parameters", counted)
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(60)])
+    with look.nan() as found:
+        for _ in range(3):
+            model(tt.ones(1, 2)).sum().backward()
+    assert found.data["operators"] == 3 * 61
+    assert len(walks) <= 4  # one when the model is first called, then one for every 120 operators at most
+
+
+def test_nan_names_a_parameter_that_was_put_in_later():
+    model = nn.Sequential(nn.Linear(1, 1))
+    with look.nan() as found:
+        model(tt.ones(1, 1))
+        for _ in range(5):  # the table of names is made again as time goes by
+            model(tt.ones(1, 1))
+        model[0].weight = nn.Parameter(tt.tensor([[float("nan")]]))
+        model(tt.ones(1, 1))
+    assert found.data["first"]["name"] == "input 1 (0.weight)"
+
+
+def test_tensor_has_no_name_of_the_packages_own_variables():
+    names = []
+    w = tt.ones(2, requires_grad=True)
+
+    class Seen(tt.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            names.append(look.tensor(kept[0]).data["name"])
+            return grad
+
+    kept = [Seen.apply(w).sum()]  # in a list, and `self` of Tensor.backward
+    kept[0].backward()
+    assert names == [None]
+
+
+def test_tensor_that_was_made_flat_is_nobodys_view():
+    for t in (tt.randn(4, 4), tt.randn(3, 3), tt.rand(2, 3, 4)):
+        view = look.tensor(t)
+        assert view.data["view_of"] is None and "view of" not in str(view)
+    host = np.arange(6.0)  # the program still has the array
+    if tt.get_default_device().type == "cpu":
+        assert "view of   no Tensor that autograd knows of" in str(look.tensor(tt.from_numpy(host.reshape(2, 3))))
+
+
+def test_tensor_without_elements_has_no_further_one():
+    rows = [line for line in str(look.tensor(tt.zeros(3, 0, 1))).splitlines() if line[:3].strip().isdecimal()]
+    assert len(rows) == 3 and all(row.endswith("nowhere: there is none") for row in rows)
+
+
+def test_tensor_says_of_a_complex_gradient_that_its_range_is_of_magnitudes():
+    z = tt.tensor([3 + 4j, 1j], requires_grad=True)
+    (z * z.conj()).real.sum().backward()
+    assert z.grad.cpu().numpy().tolist() == [6 + 8j, 2j]
+    assert "norm 10.2, min 2, max 10 (of magnitudes)" in str(look.tensor(z))
+
+
+@pytest.mark.parametrize("width", [20, 24, 40])
+def test_tensor_ends_no_line_in_blanks(width):
+    t = nn.Linear(4, 4).weight
+    assert all(line == line.rstrip() for line in look.tensor(t).lines(look.view.Paper(None, width)))
