@@ -17,13 +17,13 @@ __all__ = ["found_with", "names_of"]
 
 def names_of(objects) -> dict[int, str]:
     """{id of a Tensor: its name}: a variable of a running function, a parameter of such a variable's Module, a
-    gradient of either. A name that begins with an underscore counts late, this package's own variables last."""
+    gradient of either. A name that begins with an underscore counts late; this package's own variables, such as the
+    `self` of a method, are nobody's names."""
     variables: dict[int, str] = {}
-    internal: dict[int, str] = {}
 
     def visit(name, value, where, file):
-        own = file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
-        (internal if own else variables).setdefault(id(value), f"`{name}` in {where}")
+        if not file.startswith(_PACKAGE) or file.startswith(_EXAMPLES):
+            variables.setdefault(id(value), f"`{name}` in {where}")
 
     visit_locals(visit)
     names = {i: said for i, said in variables.items() if not said.startswith("`_")}
@@ -34,7 +34,7 @@ def names_of(objects) -> dict[int, str]:
     for o in objects:
         if issubclass(type(o), Tensor) and id(o) in names and (grad := getattr(o, "_grad", None)) is not None:
             names.setdefault(id(grad), names[id(o)].replace("` in", ".grad` in", 1))
-    return {**internal, **variables, **names}
+    return {**variables, **names}
 
 
 def found_with(t) -> tuple[list[dict], dict[int, str]]:

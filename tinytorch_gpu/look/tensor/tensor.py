@@ -4,6 +4,7 @@ from __future__ import annotations
 import html
 import itertools
 import linecache
+import sys
 
 from ...autograd.node import endpoint
 from ...backend import dtypes
@@ -89,7 +90,7 @@ class TensorView(View):
         width = max(len(name) for name, _ in facts) + 2
         for name, text in facts:
             for k, part in enumerate(_beside(paper, text, width)):
-                lines.append(f"{'' if k else name:{width}}{part}")
+                lines.append(f"{'' if k else name:{width}}{part}".rstrip())
         if d["shape"]:
             head = [Column("dim", right=True), Column("size", right=True), Column("stride", right=True),
                     Column("one step further lies")]
@@ -129,7 +130,7 @@ class TensorView(View):
             name = f"{view['name']}, " if view["name"] else ""
             yield "view of", f"{name}{shape_of(view['dtype'], view['shape'])} by " + ", ".join(view["steps"]) + (
                 "; made while nothing was recorded" if view["constant"] else "")
-        elif not d["memory"]["own"]:
+        elif not d["memory"]["own"] and not d["memory"]["alone"]:
             yield "view of", "no Tensor that autograd knows of: changes of its memory elsewhere are not noticed"
         yield "version", ("none: made in inference mode" if d["version"] is None else
                           f"{d['version']}, " + (f"changed in place {count_of(d['version'], 'time')}" if d["version"]
@@ -160,7 +161,7 @@ class TensorView(View):
         d = self.data
         rows = []
         for k, (n, s, b) in enumerate(zip(d["shape"], d["strides"], d["stride_bytes"])):
-            text = ("nowhere: there is one" if n == 1 else "nowhere: there is none" if n == 0 else
+            text = ("nowhere: there is none" if n == 0 or not d["elements"] else "nowhere: there is one" if n == 1 else
                     "in the same element" if b == 0 else f"{abs(b):,} B {'further' if b > 0 else 'back'}")
             rows.append([str(k), f"{n:,}", f"{s:,}", text])
         return rows
@@ -225,6 +226,7 @@ def _bare(name) -> str | None:
 
 
 def _memory(t, layout) -> dict:
+    alone = _alone(t._array)  # before `owner` is one reference more
     owner, beyond = owner_of(t._array)
     whole = layout.memory <= CELLS * layout.itemsize
     first = layout.span[0]
@@ -232,12 +234,25 @@ def _memory(t, layout) -> dict:
     high = min(layout.memory, low + (CELLS if whole else PART) * layout.itemsize)
     return {
         "bytes": layout.memory, "shape": list(owner.shape), "dtype": dtypes.of(owner).name,
-        "own": owner is t._array,
+        "own": owner is t._array or alone and layout.touched() == layout.memory, "alone": alone,
         "foreign": None if beyond is None else type(beyond).__name__, "offset": layout.start, "first": first,
         "last": layout.span[1], "touched": layout.touched(), "repeats": layout.repeats, "whole": whole,
         "map": None if whole or not layout.elements else bucket_shares(layout, MAP),
         "cells": _cells(t._array, layout, low, high) if layout.elements and layout.aligned() else [],
     }
+
+
+def _alone(array) -> bool:
+    """Whether nothing but this array refers to the one whose memory it lies in: what was made flat and got its shape
+    afterwards, as by randn(), is nobody's view. Its references are compared with those of such a probe."""
+    probe = backend_of(array).xp.zeros(4, array.dtype).reshape(2, 2)
+    found = _references(array)
+    return found is not None and found == _references(probe)
+
+
+def _references(array) -> int | None:
+    base = getattr(array, "base", None)
+    return None if base is None or getattr(base, "base", None) is not None else sys.getrefcount(base)
 
 
 def _cells(array, layout, low, high) -> list[dict]:
@@ -353,4 +368,5 @@ def _grad_said(d) -> str:
     if g["min"] is None:
         return text
     bad = "".join(f", {g[k]:,} {name}" for k, name in (("nan", "NaN"), ("inf", "Inf")) if g[k])
-    return f"{text}, norm {figure(g['norm'])}, min {figure(g['min'])}, max {figure(g['max'])}{bad}"
+    of = " (of magnitudes)" if g["dtype"].startswith("complex") else ""
+    return f"{text}, norm {figure(g['norm'])}, min {figure(g['min'])}, max {figure(g['max'])}{of}{bad}"
