@@ -1,85 +1,85 @@
-"""What the gradient rule of one operator application costs, where the forward's shapes tell."""
+"""What the backward of one operator application runs and keeps, where the forward's shapes tell."""
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
-from ...autograd.node import REGISTRY
-from .cost import UNKNOWN, Cost, arrays_of, cost, product_flops
+from .cost import UNKNOWN, Array, Cost, arrays_of
+from .gradients import NORMS, RULES, factors_of, row_of, statistics
+from .rules import Unknown
+from .traced import Rule, there
 
-__all__ = ["backward_cost"]
+__all__ = ["backward_cost", "backward_launches", "kept"]
+
+FREE = ("Reshape", "Transpose", "Permute", "Clone", "ViewAsReal", "ViewAsComplex")  # the gradient, looked at otherwise
+COMPLEX = (*FREE, "Add", "Sub", "Neg", "Mul", "Gemm", "Linear", "AddMm", "Conv", "Sum", "Mean")
+
+
+def backward_launches(name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None,
+                      needs: Sequence[bool] | None = None, *, host: bool = False) -> list[Cost] | None:
+    """What the gradient rule of one application starts one after the other, None where that is not known.
+
+    `inputs`, `outputs`, `params`: as of `cost`; numbers among the inputs count where a rule depends on them (a power).
+    `needs`: which inputs want a gradient, all floating ones unless given. `host`: on a CPU, where attention scales its
+    gradients by themselves. A gradient of a broadcast operand is summed to its size, in a launch of its own, and cast
+    where its dtype is another. Casts of half types to float32 between two rules are not counted.
+    """
+    given, out = arrays_of(inputs), [a for a in arrays_of(outputs) if a is not None]
+    wanted = [a is not None and ("float" in a.dtype or a.complex) and (needs is None or i < len(needs) and needs[i])
+              for i, a in enumerate(given)]
+    if not any(wanted):
+        return []
+    if not out or name not in COMPLEX and any(a.complex for a in (*out, *given) if a is not None):
+        return None
+    rule = RULES.get(name)
+    if rule is None and name not in FREE:
+        return None
+    r = Rule(name, inputs, given, out, params or {}, wanted, host)
+    try:
+        grads = rule(r) if rule is not None else [Array(out[0].dtype, there(given[0]).shape)]
+        for grad, array, want in zip(grads, given, wanted):
+            if want and grad is not None and array is not None:
+                r.fit(grad, array)
+    except Unknown:
+        return None
+    return r.ran
 
 
 def backward_cost(name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None,
                   needs: Sequence[bool] | None = None) -> Cost:
-    """The cost of the gradient rule of one application, where it can be derived from the forward's shapes.
-
-    `needs`: which inputs want a gradient, all floating ones unless given. The gradients of the results and what the
-    rule reads are counted once, the gradients of the inputs are written once. Unknown for other families.
-    """
-    given, out = arrays_of(inputs), [a for a in arrays_of(outputs) if a is not None]
-    wanted = [a is not None and ("float" in a.dtype or a.complex) and (needs is None or bool(needs[i]))
-              for i, a in enumerate(given)]
-    forward = cost(name, inputs, outputs, params)
-    if not forward.known:
+    """The sum of `backward_launches`: `family="unknown"` with None for its figures where they are not known."""
+    ran = backward_launches(name, inputs, outputs, params, needs)
+    if ran is None:
         return UNKNOWN
-    cls = REGISTRY.get(name)
-    if cls is not None and cls.view or not any(wanted):
-        return Cost(forward.family, 0.0, 0, 0)
-    there = [a for a in given if a is not None]
-    each = _BACKWARD.get(name)
-    if name in ("Gemm", "Linear", "AddMm", "Conv"):
-        return _products_backward(name, given, out[0], forward, wanted)
-    if name == "Attention":
-        return _attention_backward(given, out, params or {}, forward, wanted)
-    if each is None:
-        return UNKNOWN
-    flops, reads = each
-    read = out[0].nbytes + sum({"input": there[0], "output": out[0]}[r].nbytes for r in reads if r != "other")
-    if "other" in reads:
-        read += sum(a.nbytes for i, a in enumerate(given) if a is not None and any(wanted[:i] + wanted[i + 1:]))
-    written = sum(a.nbytes for a, w in zip(given, wanted) if w and a is not None)
-    return Cost(forward.family, float(flops * max(out[0].size, there[0].size) * sum(wanted)), read, written)
+    return functools.reduce(operator.add, ran) if ran else Cost("view", 0.0, 0, 0)
 
 
-def _products_backward(name, given, out, forward, wanted) -> Cost:
-    """A product of the forward's size for each factor that wants a gradient; a bias's is a sum."""
-    factors = (1, 2) if name == "AddMm" else (0, 1)
-    read = written = 0
-    flops = products = 0.0
-    for i, other in (factors, factors[::-1]):
-        if wanted[i]:
-            products += forward.products
-            read += out.nbytes + given[other].nbytes
-            written += given[i].nbytes
-    for i, a in enumerate(given):
-        if i not in factors and wanted[i]:
-            flops, read, written = flops + out.size, read + out.nbytes, written + a.nbytes
-    return Cost("products", flops + products, read, written, products)
+def kept(name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None,
+         needs: Sequence[bool] | None = None) -> list[int | Array] | None:
+    """What an operator keeps for its backward: i for input i, -1 - j for output j, an Array for one that it makes;
+    None for operators that no replacement is made of."""
+    if name in ("Gemm", "Linear", "AddMm"):
+        a, b = factors_of(name)
+        return [i for i, other in ((a, b), (b, a)) if needs is None or needs[other]]
+    found = _KEPT.get(name)
+    if found is None:
+        return None
+    given, out = arrays_of(inputs), arrays_of(outputs)
+    made: list[int | Array] = [i for i in found if i < 0 or i < len(given) and given[i] is not None]
+    if name in NORMS:
+        made += statistics(name, there(given[0]), given[1 + name.startswith("Add"):], params or {})
+    if name == "CrossEntropy":
+        made.append(row_of(there(given[0])))
+    return made if out else None
 
 
-def _attention_backward(given, out, params, forward, wanted) -> Cost:
-    """Four products, and the softmax's rule between them, whose gradients pass through memory."""
-    q, k, v = given[:3]
-    probs = out[1]
-    qk, pv = product_flops(probs.size, q.shape[-1], False), product_flops(probs.size, v.shape[-1], False)
-    inner = any(w for i, w in enumerate(wanted) if i != 2)
-    products = wanted[2] * pv + inner * pv + wanted[0] * qk + wanted[1] * qk
-    dropped = bool(params.get("p"))
-    read = wanted[2] * (probs.nbytes + out[0].nbytes)
-    written = sum(a.nbytes for a, w in zip(given, wanted) if w and a is not None)
-    if inner:
-        read += out[0].nbytes + v.nbytes + 2 * probs.nbytes + wanted[0] * (probs.nbytes + k.nbytes) + wanted[1] * (
-            probs.nbytes + q.nbytes)
-        written += 2 * probs.nbytes
-    return Cost("products", products + (5 + 2 * dropped) * inner * probs.size, read, written, products)
-
-
-# name -> (operations for each element and wanted gradient, what is read beside the gradient)
-_BACKWARD: dict[str, tuple[int, tuple[str, ...]]] = {
-    "Add": (0, ()), "Sub": (1, ()), "Neg": (1, ()), "Mul": (1, ("other",)), "Div": (2, ("other",)),
-    "Exp": (1, ("output",)), "Log": (1, ("input",)), "Sqrt": (2, ("output",)), "Rsqrt": (3, ("output",)),
-    "Tanh": (3, ("output",)), "Sigmoid": (3, ("output",)), "ReLU": (1, ("output",)), "SiLU": (9, ("input",)),
-    "GELU": (11, ("input",)), "GELUTanh": (18, ("input",)), "Sum": (0, ()), "Mean": (1, ()),
-    "Softmax": (4, ("output",)), "LogSoftmax": (4, ("output",)), "LayerNorm": (9, ("input",)),
-    "RMSNorm": (6, ("input",)), "Dropout": (2, ()), "CrossEntropy": (3, ("input",)),
+# what the operators keep that are named as replacements: inputs, and outputs as -1 - j
+_KEPT: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("GELU", "GELUTanh", "SiLU", "Softplus", "LogSigmoid"), (0,)),
+    **dict.fromkeys(("ReLU", "Sigmoid", "Softmax"), (-1,)),
+    **dict.fromkeys(("Gated", "BiasAct", "MSELoss", "L1Loss", "BinaryCrossEntropy", "BinaryCrossEntropyWithLogits",
+                     "LayerNorm", "RMSNorm"), (0, 1)),
+    "AddLayerNorm": (-2, 2), "AddRMSNorm": (-2, 2), "CrossEntropy": (0,), "Attention": (0, 1, 2, -2),
+    "DropoutAdd": (), "Mean": (), "Sum": (),
 }

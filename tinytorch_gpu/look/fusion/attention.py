@@ -8,8 +8,8 @@ import numpy as np
 from ... import ops
 from ...backend.device import host_array, is_array
 from ...ops.attention import Attention
-from ..cost.cost import Array, Cost
-from .search import Search, cost_of
+from ..cost.cost import Array, Cost, cost
+from .search import Applied, Search
 from .softmax import softmax_of
 from .steps import Step, Value
 
@@ -143,15 +143,18 @@ def _add_attention(s, steps, first, last, operands, scale, mask, drop) -> None:
         return out
 
     reads = bias if bias is not None else allowed
-    s.add("attention", steps, [last.out], use=f"F.scaled_dot_product_attention({', '.join(text)})",
-          parts=_attention_parts(q, kt, v, scores.shape, last.out, reads, mask is not None, bool(p)), replace=replace)
+    probs = Array(q.array.dtype, scores.shape)
+    turned = kt.shape if transposed else (*kt.shape[:-2], kt.shape[-1], kt.shape[-2])
+    given = [q.array, Array(kt.array.dtype, turned), v.array, bias.array if bias is not None else None]
+    whole = Applied("Attention", [q, kt, v, bias], [last.out, probs], {"scale": scale, "p": p}, given)
+    s.add("attention", steps, [last.out], use=f"F.scaled_dot_product_attention({', '.join(text)})", by=[whole],
+          parts=_attention_parts(q, kt, v, probs, last.out, reads, mask is not None, bool(p)), replace=replace)
 
 
-def _attention_parts(q, kt, v, shape, out, mask, masked, dropped) -> list[Cost]:
+def _attention_parts(q, kt, v, probs, out, mask, masked, dropped) -> list[Cost]:
     """Two products, and one pass for scaling, mask and softmax between them; the scores are float32 at least."""
-    probs = Value(Array(q.array.dtype, shape))
-    scores = Value(Array("float64" if q.array.dtype == "float64" else "float32", shape))
-    read = scores.array.nbytes + getattr(getattr(mask, "array", mask), "nbytes", 0)
-    soft = Cost("softmax", float((6 + masked) * scores.array.size), read, probs.array.nbytes)
-    return [cost_of("Gemm", [q, kt], [scores]), soft, *([cost_of("Dropout", [probs], [probs])] if dropped else []),
-            cost_of("Gemm", [probs, v], [out])]
+    scores = Array("float64" if q.array.dtype == "float64" else "float32", probs.shape)
+    read = scores.nbytes + getattr(getattr(mask, "array", mask), "nbytes", 0)
+    soft = Cost("softmax", float((6 + masked) * scores.size), read, probs.nbytes)
+    drop = [cost("Dropout", [probs], [probs])] if dropped else []
+    return [cost("Gemm", [q.array, kt.array], [scores]), soft, *drop, cost("Gemm", [probs, v.array], [out.array])]

@@ -9,6 +9,7 @@ from ...backend.device import is_array
 from ...tensor import Tensor
 from .. import spans
 from ..recorder import note_of, record
+from ..saved import memory_of
 from .steps import NUMBERS, Program, Step, Value, access_of, meta_of
 
 __all__ = ["of_call"]
@@ -23,6 +24,7 @@ class _Listener(spans.Listener):
         self.values: dict[int, Value] = {}
         self.casts: dict[int, dict[int, Value]] = {}  # id of a span -> {id of an operand: what autocast made of it}
         self.device = None
+        self.leaves: set[int] = set()
         self.unknown: list[str] = []
         self.same: list = []  # views that are what they look at, so that their numbers are not given again
 
@@ -71,7 +73,7 @@ class _Listener(spans.Listener):
         note = note_of(node) if node is not None else None
         cls = span.what if issubclass(span.what, Operator) else None
         step = Step(len(self.steps) + 1, span.name if cls is None else cls.__name__, cls, inputs, outputs, params,
-                    note.place if note is not None else None, user_frames(innermost=True)[-1], node is not None)
+                    note.place if note is not None else None, user_frames(innermost=True)[-1], node)
         self.steps.append(step)
         if cls is None or step.cost().family == "unknown":
             self.unknown.append(step.name)
@@ -80,7 +82,11 @@ class _Listener(spans.Listener):
 
     def _input(self, a, cast_of):
         if isinstance(a, Tensor):
-            return cast_of.get(id(a._array)) or self._value(a._array)
+            found = cast_of.get(id(a._array)) or self._value(a._array)
+            if a.requires_grad and a.is_leaf and found.step is None:
+                found.leaf = True
+                self.leaves.add(memory_of(a._array)[0])
+            return found
         if is_array(a):
             return self._value(a)
         return a if isinstance(a, NUMBERS) else None
@@ -146,7 +152,7 @@ def of_call(function, args) -> Program:
         found = listener.values.get(id(t._array))
         if found is not None:
             found.kept = True
-    return Program(listener.steps, True, listener.device, listener.unknown)
+    return Program(listener.steps, True, listener.device, listener.unknown, listener.leaves)
 
 
 def _inside(result):

@@ -8,7 +8,7 @@ from ...backend.device import host_array, is_array
 from ...nn import functional as F
 from ...tensor import make
 from ..cost.cost import Array
-from .search import Search, cost_of
+from .search import Applied, Search
 from .softmax import below_top, over_one, softmax_of
 from .steps import Step, Value
 
@@ -65,7 +65,7 @@ def cross_entropy(s: Search, pick: Step) -> bool:
 
     index = Value(Array("int64", x.shape[:1] + x.shape[2:]))
     s.add("cross entropy", steps, [out], use=f"F.cross_entropy(logits, target{how})",
-          parts=[cost_of("CrossEntropy", [x, index], [out])], replace=replace)
+          by=[Applied("CrossEntropy", [x, index], [out])], replace=replace)
     return True
 
 

@@ -15,7 +15,8 @@ from ...backend import dtypes
 from ...backend.device import is_array
 from ...nn import functional as F
 from ...ops.dropout import DropoutAdd
-from .search import Search, cost_of, elementwise
+from ...tensor import Tensor
+from .search import Applied, Search, elementwise
 from .steps import Step, Value
 
 __all__ = ["chains", "groups", "name_of", "replay"]
@@ -105,7 +106,7 @@ def _dropout_add(s, add) -> None:
                                         seed_offset=drop.params["seed_offset"])
 
             s.add("dropout + residual", [drop, add], [add.out], use=f"F.dropout_add(x, residual, p={p:g})",
-                  parts=[cost_of("DropoutAdd", [drop.inputs[0], other], [add.out])], replace=replace)
+                  by=[Applied("DropoutAdd", [drop.inputs[0], other], [add.out])], replace=replace)
             return
 
 
@@ -123,8 +124,11 @@ def _named(s: Search, tree: list[Step]) -> None:
         return
     text, order, function, (name, params) = known
     out = part[-1].out
-    s.add("reduction with its neighbours" if part[-1] is end else "elementwise chain", part, [out], use=text,
-          parts=[cost_of(name, order, [out], **params)],
+    by = [Applied(name, order, [out], params)]
+    if end is not None and name.startswith("Binary"):  # which makes each one's loss
+        each = Value(order[0].array)
+        by = [Applied(name, order, [each]), Applied(end.name, [each], [out])]
+    s.add("reduction with its neighbours" if part[-1] is end else "elementwise chain", part, [out], use=text, by=by,
           replace=lambda arrays: function(*[arrays[v] for v in order]))
     for more in groups(s, [x for x in tree if x not in part]):
         _named(s, more)
@@ -268,7 +272,8 @@ def _loss(steps, inputs, out, end):
         return None
     how = {"Mean": "mean", "Sum": "sum"}[end.name]
     text = "" if how == "mean" else ', reduction="sum"'
-    candidates = [(t.format(text), lambda a, b, f=f: f(a, b, reduction=how), op) for t, f, op in LOSSES]
+    candidates = [(t.format(text), lambda a, b, f=f: f(a, b, reduction=how), (name, {**params, "reduction": how}))
+                  for t, f, (name, params) in LOSSES]
     return _first(steps, out, candidates, itertools.permutations(inputs))
 
 
@@ -345,18 +350,19 @@ def accepted(cls) -> frozenset:
 
 
 def replay(steps, arrays, small=False):
-    """{value: what the steps make of it}, from `arrays` for what they read. `small`: of cut shapes, None where a
-    parameter stands in the way."""
+    """{value: what the steps make of it}, from `arrays` for what they read; gradients go where they went. `small`: of
+    cut shapes, None where a parameter stands in the way."""
     arrays = dict(arrays)
     for step in steps:
         args = []
-        for x in step.inputs:
+        for i, x in enumerate(step.inputs):
             if isinstance(x, Value):
                 if small and x not in arrays:
                     return None
-                args.append(arrays[x])
-            else:
-                args.append(x)
+                x = arrays[x]
+                if isinstance(x, Tensor) and x.requires_grad and step.needs[i:i + 1] != (True,):
+                    x = x.detach()
+            args.append(x)
         params = {}
         for key, x in step.params.items():
             if key not in accepted(step.cls):  # of a graph: what a node keeps beside

@@ -12,7 +12,7 @@ from ..graph.collect import short_file
 from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, with_notes, wrap
 from ..view import View
 from .call import of_call
-from .gain import forecast, measure, of_finding
+from .gain import forecast, measure, measured_both, of_finding, worth
 from .patterns import findings
 from .search import OWN, Finding
 from .steps import Program, of_graph
@@ -38,12 +38,14 @@ def fusion(what, *args, measure: bool = False) -> Fusion:
     It finds attention, normalization, softmax and cross entropy that are written out; a sum before a normalization;
     optimizers written as a loop; products with bias and activation; chains of products in another order than the
     cheapest; dropout and residual; chains of elementwise operators, into a reduction or not. An operator belongs to
-    one finding, the largest. Only forward is looked at: what a backward saves by it is not counted.
+    one finding, the largest.
 
     Predicted are the bytes that each operator must move, and that the fused one must, and the time of both at the copy
-    bandwidth, the speed of products and the cost of a launch, which are measured on the device once in a process.
-    `measure=True` runs each finding as it is and as the operator of this package on the same arrays, in turn, and
-    compares the results.
+    bandwidth, the speed of products and the cost of a launch, which are measured on the device once in a process; of
+    the forward and, where a gradient goes through it, of the backward: of what each gradient rule applies. And the
+    bytes that stay for backward. `measure=True` runs forward and backward of each finding as it is and as the operator
+    of this package on the same arrays, in turn, and compares results and gradients. What gains nothing is not
+    recommended.
 
     Raises: TypeError for what is neither, ValueError for a tensor without a graph, for `measure` of a graph (which no
     longer has its arrays) and for a function that applies no operator.
@@ -66,7 +68,11 @@ def fusion(what, *args, measure: bool = False) -> Fusion:
 
 class Fusion(View):
     """The view of `look.fusion`. `data`: "findings" in the order of the program, each with its number in the
-    text ("id"; repetitions come after) and that of the one it repeats ("like"), "total", "ceiling", "missing"."""
+    text ("id"; repetitions come after) and that of the one it repeats ("like"), "total", "ceiling", "missing".
+
+    A finding's "now", "fused", "gain", "speedup" and "measured" are those of the forward; those of the "backward" and
+    of "both" are one level below, None where no gradient goes through it. "saved": bytes kept for backward, "now" and
+    "fused". "recommended": whether it gains, as measured or else as predicted."""
 
     def __init__(self, program: Program, measured: bool, what):
         top = ceiling(program.device)
@@ -104,13 +110,17 @@ class Fusion(View):
 
     def _bars(self, groups) -> Bars:
         rows: list[tuple] = []
+        trained = any(f["both"] for f, _ in groups)
         for f, _ in groups:
             label = f"{f['id']} {f['kind']}"
-            for kind, side in (("predicted", f), ("measured", f["measured"])):
-                if side is not None:
-                    now, fused = (side[k] if kind == "measured" else side[k]["seconds"] for k in ("now", "fused"))
-                    rows += [(label if kind == "predicted" else "", [(kind, now)], "as it is"),
-                             ("", [(kind, fused)], "fused")]
+            directions = [("forward", f)] + ([("backward", f["backward"])] if f["backward"] else [])
+            for kind in ("predicted", "measured"):
+                for way, word in (("now", "as it is"), ("fused", "fused")):
+                    parts = [(direction if trained else kind, _seconds(side, kind, way))
+                             for direction, side in directions]
+                    if any(value is not None for _, value in parts):
+                        rows.append((label, parts, f"{word}, {kind}" if trained else word))
+                        label = ""
         return Bars("time of one of each", rows, time_of)
 
     # files
@@ -158,27 +168,43 @@ def _sentences(d) -> list[str]:
 
 
 def _potential(d) -> list[str]:
-    """What all of it would take off the predicted time."""
+    """What all of it would take off the predicted time, and what was measured."""
     t = d["total"]
-    whole = t["seconds"] or 1.0
-    launches = f"{t['launches']:,} launches" if t["launches"] != 1 else "1 launch"
-    text = f"total: {launches} and {size_of(t['bytes'])} take {time_of(t['seconds'])} as they are (predicted)"
+
+    def moved(way):
+        launches = f"{way['launches']:,} launches" if way["launches"] != 1 else "1 launch"
+        return f"{launches} and {size_of(way['bytes'])}, {time_of(way['seconds'])}"
+
+    text = f"total as it is, predicted: forward {moved(t)}"
+    whole = t["seconds"]
+    if t["backward"]:
+        text += f"; backward {moved(t['backward'])}"
+        whole += t["backward"]["seconds"]
     if t["gain"]:
-        text += f"; operators of this package take off {time_of(t['gain'])} ({t['gain'] / whole:.0%})"
+        text += f"; operators of this package take off {time_of(t['gain'])} ({t['gain'] / (whole or 1):.0%})"
     if t["gain_of_own"]:
         text += (f"; kernels of your own {'another ' if t['gain'] else 'would take off '}"
-                 f"{time_of(t['gain_of_own'])} ({t['gain_of_own'] / whole:.0%})")
+                 f"{time_of(t['gain_of_own'])} ({t['gain_of_own'] / (whole or 1):.0%})")
     found = [text]
-    measured = [f["measured"] for f in d["findings"] if f["measured"] is not None and f["measured"]["agrees"]]
-    if measured:
-        pairs = [(f["measured"]["gain"], f["gain"]) for f in d["findings"]
-                 if f["measured"] is not None and f["measured"]["agrees"]]
-        found.append(f"measured, one of each: {time_of(sum(p[0] for p in pairs))} taken off "
-                     f"where {time_of(sum(p[1] for p in pairs))} were predicted")
-        if not d["ceiling"]["gpu"]:
-            found.append("the prediction is of a kernel that makes one pass; without a GPU the operators run their "
-                         "formulas, of several passes, and small arrays stay in the cache")
+    named = [f for f, _ in _groups(d) if f["use"]]
+    measured = [f for f in named if f["measured"] is not None]
+    for name, sides in (("forward", measured), ("backward", [f["backward"] for f in measured if f["backward"]])):
+        pairs = [(x["measured"]["gain"], x["gain"]) for x in sides if x["measured"] and x["measured"]["agrees"]]
+        if pairs:
+            found.append(f"measured, one of each, {name}: {_taken_off(sum(p[0] for p in pairs))} where "
+                         f"{_taken_off(sum(p[1] or 0.0 for p in pairs))} predicted")
+    useless = [str(f["id"]) for f in named if f["recommended"] is False]
+    if useless:
+        found.append(f"no gain here, leave as they are: {', '.join(useless)}")
+    if named and not d["ceiling"]["gpu"]:
+        found.append("the prediction is of kernels that make one pass; without a GPU the operators run their formulas, "
+                     "of several passes, and small arrays stay in the cache: many gain nothing here"
+                     + ("" if measured else ", measure=True tells which"))
     return found
+
+
+def _taken_off(seconds) -> str:
+    return f"{time_of(seconds)} less" if seconds >= 0 else f"{time_of(-seconds)} more"
 
 
 def _groups(d) -> list[tuple[dict, int]]:
@@ -187,11 +213,20 @@ def _groups(d) -> list[tuple[dict, int]]:
     for f in d["findings"]:
         counts[f["like"]] = counts.get(f["like"], 0) + 1
     found = [(f, counts[f["id"]]) for f in d["findings"] if f["like"] == f["id"]]
-    return sorted(found, key=lambda x: -_saved(x[0]) * x[1])
+    return sorted(found, key=lambda x: -_less(x[0]) * x[1])
 
 
-def _saved(f) -> int:
-    return (f["now"]["bytes"] or 0) - (f["fused"]["bytes"] or 0)
+def _less(f) -> int:
+    """Bytes that are not moved any more, forward and backward."""
+    whole = f["both"] or f
+    return (whole["now"]["bytes"] or 0) - (whole["fused"]["bytes"] or 0)
+
+
+def _seconds(side, kind, way) -> float | None:
+    """Of one direction, predicted or measured, as it is or fused."""
+    if kind == "predicted":
+        return side[way]["seconds"]
+    return None if side["measured"] is None else side["measured"][way]
 
 
 def _table(groups, paper):
@@ -202,17 +237,19 @@ def _table(groups, paper):
             Column("measured", right=True, keep=3)]
     rows = []
     for f, count in groups:
-        m = f["measured"]
+        whole = f["both"] or f
+        m = whole["measured"]
         rows.append([
-            str(f["id"]), f["kind"], str(count) if count > 1 else "", size_of(f["now"]["bytes"]),
-            size_of(f["fused"]["bytes"]), figure(f["now"]["intensity"]), figure(f["fused"]["intensity"]),
-            time_of(f["now"]["seconds"]), time_of(f["fused"]["seconds"]),
-            "" if f["speedup"] is None else f"{f['speedup']:.2g}x", "" if m is None else f"{m['speedup']:.2g}x"])
+            str(f["id"]), f["kind"], str(count) if count > 1 else "", size_of(whole["now"]["bytes"]),
+            size_of(whole["fused"]["bytes"]), figure(whole["now"]["intensity"]), figure(whole["fused"]["intensity"]),
+            time_of(whole["now"]["seconds"]), time_of(whole["fused"]["seconds"]),
+            "" if whole["speedup"] is None else f"{whole['speedup']:.2g}x",
+            "" if m is None else f"{m['speedup']:.2g}x"])
     return head, rows
 
 
 def _details(f, count, paper) -> list[str]:
-    """Lines about one finding: where, what to use, how it is read, what was measured."""
+    """Lines about one finding: where, what to use, both directions, how it is read, what was measured."""
     where = []
     if f["module"]:
         where.append(f["module"])
@@ -222,22 +259,53 @@ def _details(f, count, paper) -> list[str]:
     lines = [f"{f['id']} {f['kind']}: {_names(f['operators'], paper)}{times}"]
     lines += ["in " + ", ".join(where)] if where else []
     lines.append(f"reads {_some(f['reads'])}; writes {_some(f['writes'])}")
-    lines.append("use " + (f["use"] or OWN))
+    lines.append(_advice(f))
+    for name, side in (("forward", f), ("backward", f["backward"]), ("both", f["both"])):
+        if side is not None:
+            lines.append(f"{name}: {_direction(side, paper)}")
+    if f["saved"]:
+        lines.append(f"kept for backward, beside leaves: {size_of(f['saved']['now'])} {paper.to} "
+                     f"{size_of(f['saved']['fused'])}")
     shares = [f"{name} {'<1%' if a['share'] < 0.005 else format(a['share'], '.0%')}"
               for name, a in f["access"].items() if a["bytes"]]
-    lines.append(f"bytes moved now: {', '.join(shares)}; launches {f['now']['launches']} {paper.to} "
-                 f"{f['fused']['launches']}")
+    lines.append(f"bytes moved now, forward: {', '.join(shares)}")
     lines += f["notes"]
-    m = f["measured"]
+    for name, side in (("values", f), ("gradients", f["backward"])):
+        m = side and side["measured"]
+        if m is not None:
+            lines.append(f"{name} differ by at most {m['difference']:.1g} of the largest" if m["agrees"] else
+                         f"{name} DIFFER by {m['difference']:.2g} of the largest: do not replace")
+    return lines + ([f["unmeasured"]] if f["unmeasured"] else [])
+
+
+def _advice(f) -> str:
+    """Use it, or leave it as it is."""
+    if f["recommended"] is not False:
+        return "use " + (f["use"] or OWN)
+    whole = f["both"] or f
+    m = whole["measured"] or f["measured"]
+    if m is None:
+        why = "no gain predicted"
+    elif not m["agrees"]:
+        why = "not the same"
+    else:
+        why = f"no gain measured, {m['speedup']:.2g}x"
+    return f"leave it: {why} ({f['use'] or OWN})"
+
+
+def _direction(side, paper) -> str:
+    """Both ways in one direction: bytes, launches, intensity, time."""
+    now, fused, m = side["now"], side["fused"], side["measured"]
+
+    def change(text, name):
+        return f"{text(now[name])} {paper.to} {text(fused[name])}"
+
+    line = (f"{change(size_of, 'bytes')}, launches {change(str, 'launches')}, {change(figure, 'intensity')} FLOP/B; "
+            f"predicted {change(time_of, 'seconds')}")
+    line += "" if side["speedup"] is None else f", {side['speedup']:.2g}x"
     if m is not None:
-        values = (f"values differ by at most {m['difference']:.1g} of the largest" if m["agrees"] else
-                  f"values DIFFER by {m['difference']:.2g} of the largest: do not replace")
-        predicted = "" if f["speedup"] is None else f", predicted {f['speedup']:.2g}x"
-        lines.append(f"measured {time_of(m['now'])} {paper.to} {time_of(m['fused'])}, {m['speedup']:.2g}x{predicted}; "
-                     f"{values}")
-    elif f["unmeasured"]:
-        lines.append(f["unmeasured"])
-    return lines
+        line += f"; measured {time_of(m['now'])} {paper.to} {time_of(m['fused'])}, {m['speedup']:.2g}x"
+    return line
 
 
 def _names(operators, paper) -> str:
@@ -281,19 +349,19 @@ def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, 
             "steps": [s.number for s in finding.steps], "module": module, "line": line, "use": finding.use,
             "reads": [shape_of(v.array.dtype, v.shape) for v in finding.reads],
             "writes": [shape_of(v.array.dtype, v.shape) for v in finding.writes],
-            "notes": list(finding.notes), "unmeasured": None, **of_finding(finding, top),
+            "notes": list(finding.notes), "unmeasured": None, **of_finding(finding, program, top),
         }
+        unknown = finding.unknown_backward(top.host)
+        if unknown:
+            row["notes"].append(f"the gradient rule of {', '.join(unknown)} is not known: forward only")
         key = (finding.kind, tuple(row["operators"]), tuple(row["reads"]), tuple(row["writes"]), finding.use,
-               tuple(finding.notes))
+               tuple(row["notes"]), row["both"] and row["both"]["now"]["bytes"],
+               row["saved"] and tuple(row["saved"].values()))
         row["like"] = seen.setdefault(key, place)
         rows.append(row)
         if measured and row["like"] == place:
-            row["measured"] = measure(finding, program.device)
-            if row["measured"] is None:
-                row["unmeasured"] = ("not measured: there is no operator to measure" if finding.use is None else
-                                     "not measured: its constants are not known")
-            elif not row["measured"]["agrees"]:
-                row["gain"] = 0.0
+            _measured(row, finding, program)
+        row["recommended"] = rows[row["like"]]["recommended"] if row["like"] != place else worth(row)
     _number(rows)
     total = forecast(program, rows, top)
     return {
@@ -302,6 +370,18 @@ def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, 
                     "products": dict(top.products), "note": top.note},
         "missing": _missing(program, rows, measured, graph),
     }
+
+
+def _measured(row, finding, program) -> None:
+    """What running both ways shows."""
+    row["measured"], backward, saved = measure(finding, program)
+    if row["measured"] is None:
+        row["unmeasured"] = ("not measured: there is no operator to measure" if finding.use is None else
+                             "not measured: its constants are not known")
+    if row["backward"] and backward is not None:
+        row["backward"]["measured"] = backward
+        row["both"]["measured"] = measured_both(row["measured"], backward)
+    row["saved"] = saved or row["saved"]
 
 
 def _number(rows) -> None:
@@ -351,6 +431,9 @@ def _missing(program, rows, measured, graph) -> list[str]:
     if unknown:
         notes.append(f"what these compute is not known, they count as a launch: {', '.join(unknown[:6])}"
                      + (" and more" if len(unknown) > 6 else ""))
-    if rows:
-        notes.append("forward only; a fused operator keeps less for its backward, which is not counted")
+    if rows and not any(f["saved"] for f in rows):
+        notes.append("forward only: no gradient goes through what was found (it ran under no_grad(), was detached, or "
+                     "nothing in it requires grad)")
+    elif any(f["both"] for f in rows):
+        notes.append("bytes, times and gains of the table are those of forward and backward together")
     return notes

@@ -75,6 +75,6 @@ def _loop(s: Search, parts: list[list[Step]]) -> None:
         if descent.scale != 1:
             notes.append(f"momentum_buffer is the loop's divided by {descent.scale:g}, and lr has that factor")
     ways = None if descent is None else functools.partial(both_ways, parts, descent)
-    found = Finding("update loop", steps, outside, targets, [fused], use, None, notes, ways)
+    found = Finding("update loop", steps, outside, targets, [fused], use, notes=notes, ways=ways)
     s.taken.update(steps)
     s.findings.append(found)

@@ -1,10 +1,12 @@
 """Normalization that is written out, and a sum before a normalization."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...nn import functional as F
-from .search import Search, cost_of
+from ...ops.normalization import Layout
+from .search import Applied, Search
 from .steps import Step, Value
 
 __all__ = ["normalization", "residual_norm"]
@@ -146,6 +148,8 @@ def _add_norm(s, steps, out, spread, eps) -> None:
     text += ["weight"] if weight is not None else ["weight=None"] if bias is not None else []
     text += ["bias"] if bias is not None else []
     name = "layer_norm" if spread.center else "rms_norm"
+    rows = x.array.size // max(math.prod(shape), 1)
+    layout = Layout(spread.axes, shape, (rows, math.prod(shape)), True, spread.center, eps)
 
     def replace(arrays):
         w, b = (None if v is None else arrays[v] for v in (weight, bias))
@@ -154,7 +158,8 @@ def _add_norm(s, steps, out, spread, eps) -> None:
         return F.rms_norm(arrays[x], shape, w, eps)
 
     s.add(kind, [*steps, *more], [out], use=f"F.{name}({', '.join(text)}, eps={eps:g})",
-          parts=[cost_of("LayerNorm" if spread.center else "RMSNorm", [x, weight, bias], [out])], replace=replace)
+          by=[Applied("LayerNorm" if spread.center else "RMSNorm", [x, weight, bias], [out], {"layout": layout})],
+          replace=replace)
 
 
 def _in_half(s: Search, x, steps, out):
@@ -197,7 +202,8 @@ def residual_norm(s: Search, norm: Step) -> bool:
     writes = [norm.out, add.out] if both else [norm.out]
     s.add("residual + norm", [add, norm], writes,
           use=f"y, total = F.{name}(x, residual, {tuple(shape)}{text})",
-          parts=[cost_of("Add" + norm.name, [a, b, weight, bias], [norm.out, add.out])], replace=replace)
+          by=[Applied("Add" + norm.name, [a, b, weight, bias], [norm.out, add.out], {"layout": layout, "both": both})],
+          replace=replace)
     return True
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from ... import linalg, ops
 from ...nn import functional as F
-from ..cost.cost import Array, Cost, cost, launches
+from ..cost.cost import Array, Cost, cost
 from .elementwise import groups, name_of
-from .search import Search
+from .search import Applied, Search
 from .steps import Step, Value
 
 __all__ = ["bias_activation", "product_chains"]
@@ -55,15 +55,15 @@ def _chain(s: Search, last: Step) -> None:
     if flops >= now:
         return
     dtype = last.out.array.dtype
-    parts = _bracketed(factors, sizes, cut, 0, len(factors) - 1, dtype)[1]
+    by = _bracketed(factors, sizes, cut, 0, len(factors) - 1, dtype)[1]
+    by[-1].outputs = [last.out]
 
     def replace(arrays):
         return linalg.multi_dot([arrays[f] for f in factors])
 
     order = bracketing(cut, 0, len(factors) - 1)
     letters = ", ".join(_letter(i) for i in range(len(factors)))
-    s.add("matmul chain", steps, [last.out], use=f"tt.linalg.multi_dot([{letters}])", parts=parts,
-          replace=replace,
+    s.add("matmul chain", steps, [last.out], use=f"tt.linalg.multi_dot([{letters}])", by=by, replace=replace,
           notes=[f"cheapest order {order} of sizes {' x '.join(map(str, sizes))}: {flops:.4g} instead of {now:.4g} "
                  "operations"])
 
@@ -97,15 +97,15 @@ def bracketing(cut, i, j) -> str:
     return f"{part(i, k)} {part(k + 1, j)}"
 
 
-def _bracketed(factors, sizes, cut, i, j, dtype) -> tuple[Array, list[Cost]]:
+def _bracketed(factors, sizes, cut, i, j, dtype) -> tuple[Value, list[Applied]]:
     """What comes out, and each product."""
     if i == j:
-        return factors[i].array, []
+        return factors[i], []
     k = cut[i, j]
     a, before = _bracketed(factors, sizes, cut, i, k, dtype)
     b, after = _bracketed(factors, sizes, cut, k + 1, j, dtype)
-    out = Array(dtype, (sizes[i], sizes[j + 1]))
-    return out, [*before, *after, cost("Gemm", [a, b], [out])]
+    out = Value(Array(dtype, (sizes[i], sizes[j + 1])))
+    return out, [*before, *after, Applied("Gemm", [a, b], [out])]
 
 
 # product, bias, activation
@@ -147,7 +147,7 @@ def _tail(s: Search, product: Step, tree: list[Step]) -> None:
                   notes=["an epilogue of the product: the library's products end before the activation"])
         return  # a written-out activation alone is an elementwise chain
     text, _, function, (name, params) = known
-    _activated(s, product, steps, bias, text, function, cost(name, [y.array, bias.array], [out.array], params))
+    _activated(s, product, steps, bias, text, function, Applied(name, [y, bias], [out], params))
 
 
 def _bias(product: Step) -> Value | None:
@@ -172,22 +172,22 @@ def _biased(s: Search, product: Step, bias: Value, tree: list[Step]) -> None:
     if known in CURVES:
         text = f'F.bias_act(x, bias, "{CURVES[known]}")'
         _activated(s, product, steps, bias, text, lambda x, b: F.bias_act(x, b, CURVES[known]),
-                   cost("BiasAct", [y.array, bias.array], [out.array], {"curve": CURVES[known]}))
+                   Applied("BiasAct", [y, bias], [out], {"curve": CURVES[known]}))
         return
     alone = cost(known, [y.array], [out.array])
     own = Cost("elementwise", None if alone.flops is None else alone.flops + out.array.size,
                y.array.nbytes + bias.array.nbytes, out.array.nbytes)
-    s.add("matmul + bias + activation", steps, [out], parts=[_without(product), own],
+    s.add("matmul + bias + activation", steps, [out], parts=[_without(product).cost(), own],
           notes=[f"of bias and activation, behind {_left(product)}: F.bias_act has {', '.join(CURVES.values())}"])
 
 
-def _activated(s: Search, product, steps, bias, text, function, last: Cost) -> None:
+def _activated(s: Search, product, steps, bias, text, function, last: Applied) -> None:
     """A product, and bias and activation in one pass behind it."""
     def replace(arrays):
         return function(_product(product, arrays), arrays[bias])
 
     s.add("matmul + bias + activation", steps, [steps[-1].out], use=text.replace("(x, ", f"({_left(product)}, ", 1),
-          parts=[_without(product), last], replace=replace)
+          by=[_without(product), last], replace=replace)
 
 
 def _factors(product) -> list[Value]:
@@ -200,11 +200,10 @@ def _left(product) -> str:
     return "F.linear(x, w)" if product.name == "Linear" or product.params.get("tb") else "x @ w"
 
 
-def _without(product) -> Cost:
-    """What it costs without a bias."""
+def _without(product) -> Applied:
+    """The product without a bias."""
     a, b = _factors(product)
-    name = "Linear" if product.name == "Linear" else "Gemm"
-    return cost(name, [a.array, b.array], [product.out.array], product.params)
+    return Applied("Linear" if product.name == "Linear" else "Gemm", [a, b], [product.out], product.params)
 
 
 def _product(product, arrays):
@@ -234,7 +233,6 @@ def _linear(s: Search, product, steps, bias, out) -> None:
         return F.linear(arrays[a], ops.transpose(arrays[b], 0, 1) if turned else arrays[b], arrays[bias])
 
     given = [a.array, Array(b.array.dtype, b.shape[::-1]) if turned else b.array, bias.array]
-    parts = launches(cost("Linear", given, [out.array]), "Linear", given, [out.array],
-                     host=s.program.device.type == "cpu")
-    s.add("matmul + bias", steps, [out], use=use, parts=parts, replace=replace,
+    whole = Applied("AddMm", [bias, a, b], [out]) if plain else Applied("Linear", [a, b, bias], [out], arrays=given)
+    s.add("matmul + bias", steps, [out], use=use, by=[whole], replace=replace,
           notes=["shorter to write; the bias takes a pass over the result inside of it too"])

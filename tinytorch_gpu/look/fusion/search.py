@@ -3,23 +3,60 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..cost.cost import Cost, cost
+from ..cost.backward import backward_launches, kept
+from ..cost.cost import Array, Cost, cost, launches
 from ..cost.rules import ELEMENTWISE
 from .steps import Program, Step, Value
 
-__all__ = ["OWN", "Finding", "Search", "elementwise"]
+__all__ = ["OWN", "Applied", "Finding", "Search", "elementwise", "total"]
 
 OWN = "a kernel of your own: tinytorch_gpu.kernel"
 _FUSED = {"Gated", "BiasAct", "DropoutAdd"}  # operators that are several already
 
 
 @dataclass
+class Applied:
+    """An operator of this package that is used instead. `arrays`: its operands where they lie otherwise than `inputs`,
+    the values they come from; what it makes for itself among its results is an Array."""
+
+    name: str
+    inputs: list[Value | None]
+    outputs: list[Value | Array]
+    params: dict = field(default_factory=dict)
+    arrays: list[Array | None] | None = None
+
+    def _application(self) -> tuple[str, list, list, dict]:
+        given = self.arrays or [None if v is None else v.array for v in self.inputs]
+        return self.name, given, [v.array if isinstance(v, Value) else v for v in self.outputs], self.params
+
+    def cost(self) -> Cost:
+        return cost(*self._application())
+
+    def launches(self, host: bool) -> list[Cost]:
+        return launches(self.cost(), *self._application(), host=host)
+
+    def backward(self, wanted, host) -> list[Cost] | None:
+        """What its gradient rule starts where the values in `wanted` want a gradient."""
+        return backward_launches(*self._application(), needs=[v in wanted for v in self.inputs], host=host)
+
+    def kept(self, wanted) -> list[Value | Array]:
+        """What it keeps for its backward."""
+        found = kept(*self._application(), needs=[v in wanted for v in self.inputs])
+        if found is None:
+            raise ValueError(f"[fusion] what {self.name} keeps for its backward is not in look/cost/backward.py")
+        every = [k if isinstance(k, Array) else self.inputs[k] if k >= 0 else self.outputs[-1 - k] for k in found]
+        return [v for v in every if v is not None]
+
+
+@dataclass
 class Finding:
-    """Steps that could be one. `use`: the call that does it, None where this package has none; `parts`: what each of
-    its launches moves and computes; `replace(arrays)` makes the result from {value: Tensor}."""
+    """Steps that could be one. `use`: the call that does it, None where this package has none; `by`: the operators that
+    this call applies; `parts`: what each of its launches moves and computes in the forward; `replace(arrays)` makes the
+    result from {value: Tensor}; `active`: the steps that a backward goes through, the last first."""
 
     kind: str
     steps: list[Step]
@@ -29,15 +66,79 @@ class Finding:
     use: str | None = None
     replace: Callable | None = None
     notes: list[str] = field(default_factory=list)
+    by: list[Applied] = field(default_factory=list)
+    active: list[Step] = field(default_factory=list)
     ways: Callable | None = None  # of an update loop: (the steps, the replacement, what each changed)
 
     def now(self) -> Cost:
         """What the steps move and compute as they are."""
-        return functools.reduce(operator.add, [s.cost() for s in self.steps])
+        return total(s.cost() for s in self.steps)
 
     def fused(self) -> Cost:
         """What would be moved and computed instead."""
-        return functools.reduce(operator.add, self.parts)
+        return total(self.parts)
+
+    def wanted(self) -> list[Value]:
+        """What is read from outside and wants a gradient, each once."""
+        sent = {v for s in self.active for v in s.wants()}
+        return [v for v in self.reads if v in sent]
+
+    def unknown_backward(self, host) -> list[str]:
+        """The operators whose gradient rule is not known."""
+        return list(dict.fromkeys(s.name for s in self.active if s.backward(host) is None))
+
+    def backward(self, host: bool) -> list[Cost]:
+        """What the backward of the steps starts: their rules, and sums of what comes to one value on several ways."""
+        ran = [c for s in self.active for c in s.backward(host) or ()]
+        ways = Counter(v for s in self.active for v in s.wants())
+        return ran + [cost("Add", [v.array, v.array], [v.array]) for v, n in ways.items() for _ in range(n - 1)]
+
+    def fused_backward(self, host: bool) -> list[Cost] | None:
+        """What the backward of the replacement starts. A kernel of one's own reads what the forward read and the
+        gradients of what it wrote, and writes those of what it read; around products nothing changes."""
+        now, wanted = self.backward(host), set(self.wanted())
+        if not self.by:
+            if any(c.products for c in now):
+                return now
+            moved = total(now)
+            return [Cost(moved.family, moved.flops, sum(v.array.nbytes for v in self.reads) + sum(
+                v.array.nbytes for v in self.writes), sum(v.array.nbytes for v in wanted))]
+        found: list[list[Cost] | None] = []
+        for applied in self.by:
+            if not wanted.isdisjoint(applied.inputs):
+                found.insert(0, applied.backward(wanted, host))
+                wanted.update(v for v in applied.outputs if isinstance(v, Value))
+        return None if any(part is None for part in found) else [c for part in found for c in part or ()]
+
+    def saved(self, leaves) -> int | None:
+        """Bytes that the steps keep for backward, each piece of memory once, leaves apart; None where they are gone."""
+        if any(s.saved is None for s in self.active):
+            return None
+        return sum({x.memory: x.held for s in self.active for x in s.saved or () if x.memory not in leaves}.values())
+
+    def fused_saved(self, leaves) -> int | None:
+        """Bytes that the replacement would keep; a kernel of one's own what it reads, if that is less than now."""
+        wanted = set(self.wanted())
+        keeps: list[Value | Array] = list(self.reads)
+        if self.by:
+            keeps = []
+            for applied in self.by:
+                if not wanted.isdisjoint(applied.inputs):
+                    keeps += applied.kept(wanted)
+                    wanted.update(v for v in applied.outputs if isinstance(v, Value))
+        found = {}
+        for n, v in enumerate(keeps):
+            key, size, leaf = v.memory if isinstance(v, Value) else (n, v.nbytes, False)
+            if not leaf and key not in leaves:
+                found[key] = size
+        now = self.saved(leaves)
+        return sum(found.values()) if self.by or now is None else min(now, sum(found.values()))
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Of several launches together."""
+    costs = list(costs)
+    return functools.reduce(operator.add, costs) if costs else Cost("view", 0.0, 0, 0)
 
 
 class Search:
@@ -76,12 +177,16 @@ class Search:
         inside = {v for s in steps for v in s.outputs}
         return list(dict.fromkeys(v for s in steps for v in s.values if v not in inside))
 
-    def add(self, kind, steps, writes, *, use=None, parts=(), replace=None, notes=()) -> Finding:
-        """Keep a finding; its steps are taken. Without `parts`: one, which reads and writes what is outside once."""
+    def add(self, kind, steps, writes, *, use=None, by=(), parts=(), replace=None, notes=()) -> Finding:
+        """Keep a finding; its steps are taken. `parts`: the launches of `by`, unless given; without either one, which
+        reads and writes what is outside once."""
         steps = sorted(set(steps), key=lambda s: s.number)
-        reads = self.reads(steps)
-        found = Finding(kind, steps, reads, list(writes), list(parts), use, replace, list(notes))
-        if not parts:
+        reads, host = self.reads(steps), self.program.device.type == "cpu"
+        found = Finding(kind, steps, reads, list(writes), list(parts), use, replace, list(notes), list(by),
+                        [s for s in reversed(steps) if s in self.program.active])
+        if not parts and by:
+            found.parts = [c for applied in by for c in applied.launches(host)]
+        elif not parts:
             now = found.now()
             found.parts = [Cost(now.family, now.flops, sum(v.array.nbytes for v in reads),
                                 sum(v.array.nbytes for v in writes), now.products)]
@@ -94,8 +199,3 @@ def elementwise(step: Step | None) -> bool:
     """Whether each element of the result depends on one of each operand; numbers that are drawn apart."""
     return step is not None and step.cls is not None and (step.name in ELEMENTWISE and step.name not in _FUSED
                                                           and not step.name.endswith("Backward"))
-
-
-def cost_of(name, reads, writes, **params) -> Cost:
-    """Of an operator of this package on these values; None stands for an operand that is missing."""
-    return cost(name, [None if v is None else v.array for v in reads], [v.array for v in writes], params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...nn import functional as F
-from .search import Search, cost_of
+from .search import Applied, Search
 from .steps import Step, Value
 
 __all__ = ["Softmax", "below_top", "find_softmax", "over_one", "softmax_of"]
@@ -79,5 +79,5 @@ def find_softmax(s: Search) -> None:
 def _add_softmax(s, found) -> None:
     dim = found.dim - len(found.x.shape)
     s.add("softmax", found.steps, [found.out], use=f"F.softmax(x, dim={dim})",
-          parts=[cost_of("Softmax", [found.x], [found.out])],
+          by=[Applied("Softmax", [found.x], [found.out])],
           replace=lambda arrays: F.softmax(arrays[found.x], dim))

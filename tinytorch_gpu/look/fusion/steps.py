@@ -6,9 +6,11 @@ import linecache
 from ...autograd.node import AccumulateGrad, Node, endpoint
 from ...autograd.operator import Operator
 from ...backend import dtypes
+from ..cost.backward import backward_launches
 from ..cost.cost import Array, Cost, cost, launches
 from ..graph.collect import roots_of, walk
 from ..recorder import note_of
+from ..saved import Saved, memory_of, root_of, saved_of
 
 __all__ = ["NUMBERS", "Program", "Step", "Value", "access_of", "meta_of", "of_graph"]
 
@@ -20,14 +22,15 @@ class Value:
 
     `access`: "contiguous", "strided" or "repeated" (a broadcast view, whose elements are read again and again).
     `held`: the raw array, while a call is looked at. `kept`: the program returns it, or something unseen reads it.
+    `leaf`: a parameter, or another tensor that wants a gradient and was not computed.
     """
 
-    __slots__ = ("array", "access", "step", "uses", "held", "kept")
+    __slots__ = ("array", "access", "step", "uses", "held", "kept", "leaf")
 
     def __init__(self, array, access="contiguous", step=None, held=None):
         self.array, self.access, self.step, self.held = array, access, step, held
         self.uses: list[Step] = []
-        self.kept = False
+        self.kept = self.leaf = False
 
     @property
     def shape(self) -> tuple:
@@ -41,15 +44,29 @@ class Value:
             found = found.step.values[0]
         return found
 
+    @property
+    def memory(self) -> tuple[object, int, bool]:
+        """(what tells the piece of memory from others, its bytes, whether it is a leaf's)."""
+        if self.held is not None:
+            root, size = root_of(self.held)
+            return id(root), size, self.leaf
+        return self.source, self.source.array.nbytes, self.source.leaf
+
 
 class Step:
-    """One operator application. `inputs` are Values, numbers and None; `target`: the value it was written into."""
+    """One operator application. `inputs` are Values, numbers and None; `target`: the value it was written into.
+    `needs`: which inputs the graph has an edge of, none without gradients; `saved`: what its node keeps for backward,
+    None where that is gone."""
 
-    __slots__ = ("number", "name", "cls", "inputs", "outputs", "params", "place", "frame", "target", "recorded")
+    __slots__ = ("number", "name", "cls", "inputs", "outputs", "params", "place", "frame", "target", "needs", "saved")
 
-    def __init__(self, number, name, cls, inputs, outputs, params, place, frame, recorded):
+    def __init__(self, number, name, cls, inputs, outputs, params, place, frame, node):
         self.number, self.name, self.cls, self.inputs, self.outputs = number, name, cls, inputs, outputs
-        self.params, self.place, self.frame, self.recorded = params, place, frame, recorded
+        self.params, self.place, self.frame = params, place, frame
+        self.needs: tuple[bool, ...] = () if node is None else tuple([e is not None for e in node.edges])
+        note = None if node is None else note_of(node)
+        self.saved: tuple[Saved, ...] | None = (
+            () if node is None else saved_of(node) if note is None else note.saved)
         self.target: Value | None = None
         for v in dict.fromkeys(self.values):
             v.uses.append(self)
@@ -75,24 +92,37 @@ class Step:
         x = self.inputs[i] if i < len(self.inputs) else None
         return x if isinstance(x, NUMBERS) else None
 
+    @property
+    def recorded(self) -> bool:
+        return bool(self.needs)
+
+    def wants(self) -> list[Value]:
+        """The operands to which it sends a gradient, one as often as it is an operand."""
+        return [v for v, need in zip(self.inputs, self.needs) if need and isinstance(v, Value)]
+
+    def _application(self) -> tuple[str, list, list, dict]:
+        given = [v.array if isinstance(v, Value) else v for v in self.inputs]
+        params = {k: v.held if isinstance(v, Value) else v for k, v in self.params.items()}
+        return self.name, given, [v.array for v in self.outputs], params
+
     def cost(self) -> Cost:
         """Of the operator alone; a result that is written into another array passes through memory once more."""
-        given = [v.array if isinstance(v, Value) else None for v in self.inputs]
-        named = {k: v.held if isinstance(v, Value) else v for k, v in self.params.items()}
-        outs = [v.array for v in self.outputs]
-        found = cost(self.name, given, outs, named)
+        found = cost(*self._application())
         if self.view and self.outputs[0].held is None and self.outputs[0].access == "copied":
-            moved = outs[0].nbytes
+            moved = self.out.array.nbytes
             return Cost("copy", 0.0, moved, moved)
         if self.target is not None and found.bytes is not None:
-            moved = outs[0].nbytes
+            moved = self.out.array.nbytes
             return Cost(found.family, found.flops, found.read + moved, found.written + moved, found.products)
         return found
 
     def launches(self, host: bool) -> list[Cost]:
         """What it starts one after the other, on a CPU (`host`) or a device; a view nothing."""
-        given = [v.array if isinstance(v, Value) else None for v in self.inputs]
-        return launches(self.cost(), self.name, given, [v.array for v in self.outputs], self.params, host=host)
+        return launches(self.cost(), *self._application(), host=host)
+
+    def backward(self, host: bool) -> list[Cost] | None:
+        """What its gradient rule starts, None where that is not known."""
+        return backward_launches(*self._application(), needs=self.needs, host=host)
 
     def axes(self) -> tuple | None:
         """The dimensions that a reduction or a softmax goes over, all of them for None; None where not known."""
@@ -114,11 +144,22 @@ class Step:
 
 
 class Program:
-    """Steps in order. `complete`: the arrays are there, and uses outside the graph were seen."""
+    """Steps in order. `complete`: the arrays are there, and uses outside the graph were seen. `leaves`: numbers of the
+    pieces of memory of leaves, as in `Saved.memory`. `active`: the steps that a backward goes through."""
 
-    def __init__(self, steps, complete, device, unknown=()):
+    def __init__(self, steps, complete, device, unknown=(), leaves=()):
         self.steps, self.complete, self.device = steps, complete, device
         self.unknown = list(unknown)  # names of operators whose inside was not seen
+        self.leaves = frozenset(leaves)
+        self.active: set[Step] = set()
+        for step in reversed(steps):
+            if any(step.needs) and any(self._reached(v) for v in step.outputs):
+                self.active.add(step)
+
+    def _reached(self, value) -> bool:
+        """Whether a gradient comes to a value: from what reads it, if anything does that was seen."""
+        return value.kept or not value.uses or any(
+            s.cls is None or s in self.active and any(v is value for v in s.wants()) for s in value.uses)
 
 
 def access_of(array) -> str:
@@ -141,7 +182,7 @@ _MOVED = {"Transpose": "strided", "Permute": "strided", "Slice": "strided", "Exp
 def of_graph(tensors) -> Program:
     """The steps of the graph that made one Tensor or several. Raises: TypeError, ValueError as `look.graph` does."""
     edges = roots_of("fusion", tensors)
-    operators, _ = walk(edges)
+    operators, leaves = walk(edges)
     values: dict[tuple[Node, int], Value] = {}
     steps = []
     device = next(iter(tensors)).device if isinstance(tensors, (list, tuple)) else tensors.device
@@ -169,11 +210,11 @@ def of_graph(tensors) -> Program:
         if "axes" in params and inputs and isinstance(inputs[0], Value):
             params["keepdim"] = len(metas[0][0]) == len(inputs[0].shape)
         steps.append(Step(number, name, cls, inputs, outputs, params,
-                          note.place if note is not None else None, frame, True))
+                          note.place if note is not None else None, frame, node))
     for edge in edges:
         values[endpoint(edge)].kept = True
     unknown = [s.name for s in steps if s.cls is None or s.cost().family == "unknown"]
-    return Program(steps, False, device, unknown)
+    return Program(steps, False, device, unknown, [memory_of(leaf.variable._array)[0] for leaf in leaves])
 
 
 def _graph_input(edge, given, values):
@@ -182,6 +223,7 @@ def _graph_input(edge, given, values):
         if at not in values and isinstance(at[0], AccumulateGrad):
             array = at[0].variable._array
             values[at] = Value(meta_of(array), access_of(array))
+            values[at].leaf = True
         return values[at]
     if isinstance(given, tuple):
         return Value(Array(given[0], tuple(given[1])))
