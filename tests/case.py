@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import ml_dtypes
 import numpy as np
@@ -290,10 +291,16 @@ def identical(actual, expected, what):
         assert equal.all(), f"{what}: {np.sum(~equal)} of {a.size} differ in bits: {a[~equal][:3]} and {e[~equal][:3]}"
 
 
+@functools.lru_cache(1)
+def _applied(registered):
+    """The classes with an `apply` of their own among so many operators: found once, until there are more."""
+    return {c for found in operator.REGISTRY.values() for c in found.__mro__ if "apply" in vars(c)}
+
+
 @contextlib.contextmanager
 def watched(see):
     """Inside, `see(operator class, args, params, result)` is called for every operator that is applied."""
-    classes = {c for found in operator.REGISTRY.values() for c in found.__mro__ if "apply" in vars(c)}
+    classes = _applied(len(operator.REGISTRY))
     originals = {c: vars(c)["apply"] for c in classes}
     inside = []
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 
 import numpy as np
@@ -49,9 +50,36 @@ def tolerance(case, name, arrays):
     return 16 * eps * (1 + max((a.size for a in arrays), default=1) ** 0.5) * case.tolerance
 
 
-def sweep(floating_only=False, which=lambda case: True):
-    """(case, dtype) for the lines that `which` chooses."""
-    return [pytest.param(c, d, id=f"{c.id}-{d}") for c in CASES if which(c) for d in c.dtypes(floating_only)]
+def in_each_dtype(floating_only=False, which=lambda case: True, among=lambda name: True):
+    """Makes a test of (case, name, ...) one for each line that `which` chooses, run in its dtypes `among` them.
+
+    A test for each dtype would be 9,000 more: half the time would go into calling them. A failure names its dtypes.
+    """
+    found = [(c, [d for d in c.dtypes(floating_only) if among(d)]) for c in CASES if which(c)]
+
+    def decorate(test):
+        def each(case, names, **fixtures):
+            failed, skipped = {}, {}
+            for name in names:
+                try:
+                    test(case, name, **fixtures)
+                except pytest.skip.Exception as e:
+                    skipped[name] = e
+                except Exception as e:
+                    failed[name] = e
+            if failed:
+                error = next(iter(failed.values()))
+                error.add_note(f"{case.id} fails in {', '.join(failed)}; this is {next(iter(failed))}")
+                raise error
+            if len(skipped) == len(names):
+                raise next(iter(skipped.values()))
+
+        each.__name__, each.__doc__, each.__module__ = test.__name__, test.__doc__, test.__module__
+        own = [p.replace(name="names") if p.name == "name" else p for p in inspect.signature(test).parameters.values()]
+        each.__signature__ = inspect.Signature(own)
+        return pytest.mark.parametrize("case, names", [pytest.param(*f, id=f[0].id) for f in found if f[1]])(each)
+
+    return decorate
 
 
 def lines(which=lambda case: True):
@@ -149,7 +177,7 @@ def test_every_operator_has_a_line():
 
 # against PyTorch
 
-@pytest.mark.parametrize("case, name", sweep())
+@in_each_dtype()
 def test_forward_agrees_with_pytorch(case, name, rng, torch):
     arrays = case.draw(rng, name)
     actual = case.fn(ours, *our_inputs(case, arrays))
@@ -160,7 +188,7 @@ def test_forward_agrees_with_pytorch(case, name, rng, torch):
     compare(actual, expected, tolerance(case, name, arrays), f"{case.id} {name} result")
 
 
-@pytest.mark.parametrize("case, name", sweep(which=lambda c: not c.dtype_differs))
+@in_each_dtype(which=lambda c: not c.dtype_differs)
 def test_result_dtype_is_pytorchs(case, name, rng, torch):
     arrays = case.draw(rng, name)
     try:
@@ -174,8 +202,7 @@ def test_result_dtype_is_pytorchs(case, name, rng, torch):
            [dtype_name(e) for e in leaves(expected) if is_tensor(e)]
 
 
-@pytest.mark.parametrize("case, name", [p for p in sweep(True, lambda c: c.differentiable and c.torch_gradients)
-                                        if p.values[1] not in HALF])
+@in_each_dtype(True, lambda c: c.differentiable and c.torch_gradients, lambda name: name not in HALF)
 def test_gradients_agree_with_pytorch(case, name, rng, torch):
     arrays = case.draw(rng, name)
     inputs, theirs = our_inputs(case, arrays), their_inputs(torch, case, arrays)
@@ -186,8 +213,7 @@ def test_gradients_agree_with_pytorch(case, name, rng, torch):
         assert g is None or (g.dtype is x.dtype and g.shape == x.shape)
 
 
-@pytest.mark.parametrize("case, name", [p for p in sweep(True, lambda c: c.differentiable and c.torch_gradients)
-                                        if p.values[1] in HALF])
+@in_each_dtype(True, lambda c: c.differentiable and c.torch_gradients, lambda name: name in HALF)
 def test_half_gradients_agree_with_pytorchs_in_float64(case, name, rng, torch):
     arrays = case.draw(rng, name)
     exact = [a.astype(np.float64) if dtypes.is_float(a.dtype) else a for a in arrays]
@@ -209,7 +235,7 @@ def test_results_that_have_no_gradient_require_none(case, rng):
 
 # one rule, two readings
 
-@pytest.mark.parametrize("case, name", sweep())
+@in_each_dtype()
 def test_raw_and_tensor_readings_are_bit_equal(case, name, rng):
     arrays = case.draw(rng, name)
 
@@ -232,7 +258,7 @@ def test_raw_and_tensor_readings_are_bit_equal(case, name, rng):
                 assert r == o
 
 
-@pytest.mark.parametrize("case, name", sweep(True, lambda c: c.differentiable))
+@in_each_dtype(True, lambda c: c.differentiable)
 def test_backward_and_create_graph_are_bit_equal(case, name, rng):
     arrays = case.draw(rng, name)
     inputs = our_inputs(case, arrays)
@@ -337,8 +363,7 @@ def small(case):
     return all(np.prod(s.shape, dtype=int) <= 64 for s in case.inputs)
 
 
-@pytest.mark.parametrize("case, name", [p for p in sweep(True, lambda c: c.differentiable and c.gradcheck)
-                                        if p.values[1] in ("float64", "complex128")])
+@in_each_dtype(True, lambda c: c.differentiable and c.gradcheck, lambda name: name in ("float64", "complex128"))
 def test_derivatives_agree_with_differences(case, name, rng):
     inputs = our_inputs(case, case.draw(rng, name))
 
