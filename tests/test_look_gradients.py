@@ -15,10 +15,16 @@ import pytest
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.amp import GradScaler
+from tinytorch_gpu.autograd import engine
+from tinytorch_gpu.autograd.operator import Operator
 from tinytorch_gpu.look.gradients.heat import bins, level
 from tinytorch_gpu.look.gradients.rule import verdict
 from tinytorch_gpu.nn import hooks as module_hooks
+from tinytorch_gpu.nn.call import Callable
 from tinytorch_gpu.optim import optimizer as step_hooks
+from tinytorch_gpu.utils.checkpoint import checkpoint
+
+F = nn.functional
 
 
 def host(t):
@@ -248,7 +254,7 @@ def test_units_that_never_fire_and_rows_without_gradient():
             optimizer.zero_grad()
             loss_of(model, tt.ones(2, 3)).backward()
             optimizer.step()
-    assert view.data["relus"] == [{"name": "1", "units": 4, "dead": 2}]
+    assert view.data["relus"] == [{"name": "1", "units": 4, "dead": 2, "function": None, "after": None, "line": None}]
     assert (by_name(view)["0.weight"]["zero_rows"], by_name(view)["0.weight"]["rows"]) == (2, 4)
     assert by_name(view)["2.weight"]["zero_rows"] == 0 and by_name(view)["0.bias"]["rows"] is None
     assert "dead: 2 of 4 units of 1 never were positive" in str(view) and "2 of 4" in view.to_html()
@@ -270,7 +276,180 @@ def test_channels_of_an_image_are_units():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
     model[0].bias.data.copy_(tt.tensor([9.0, -9.0, 9.0]))
     view = watched(model, tt.ones(1, 1, 2, 2))
-    assert view.data["relus"] == [{"name": "1", "units": 3, "dead": 1}]
+    assert [(r["name"], r["units"], r["dead"]) for r in view.data["relus"]] == [("1", 3, 1)]
+
+
+class Acts(nn.Module):
+    """Linear layers with one rectifier behind each: `act` of every one, a function or a Module."""
+
+    def __init__(self, act, sizes=(3, 4, 5)):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])])
+        self.act = nn.ModuleList([act() for _ in self.layers]) if isinstance(act, type) else [act] * len(self.layers)
+        self.last = nn.Linear(sizes[-1], 1)
+
+    def forward(self, x):
+        for layer, act in zip(self.layers, self.act):
+            x = act(layer(x))
+        return self.last(x)
+
+
+def kill(model, rng):
+    """Give the model's layers weights of which some units are never positive; which those are, for positive inputs."""
+    dead = []
+    for layer in model.layers:
+        n, m = layer.weight.shape
+        off = rng.permutation(n)[:rng.integers(1, n)]
+        weight, bias = rng.uniform(0.1, 1, (n, m)), rng.uniform(0.1, 1, n)
+        weight[off], bias[off] = -weight[off], -1
+        layer.weight.data.copy_(tt.tensor(weight, dtype=tt.float32))
+        layer.bias.data.copy_(tt.tensor(bias, dtype=tt.float32))
+        dead.append(len(off))
+    return dead
+
+
+def trained(model, x, steps=2, run=None):
+    optimizer = optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    with look.gradients(model, optimizer) as view:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (run or model)(x).sum().backward()
+            optimizer.step()
+    return view
+
+
+FUNCTIONS = {
+    "relu": (F.relu, tt.relu, tt.Tensor.relu, lambda t: F.relu(t, inplace=True), lambda t: (t * 1).relu_(),
+             lambda t: F.bias_act(t, None, "relu")),
+    "clamp": (lambda t: t.clamp(min=0), lambda t: tt.clamp(t, 0.0, 100.0), lambda t: t.clamp_min(0),
+              lambda t: (t + 0).clamp_(min=0)),
+    "relu6": (F.relu6, nn.ReLU6()),  # a Module that no Module holds is none of the model's
+    "hardtanh": (lambda t: F.hardtanh(t, 0, 9), nn.Hardtanh(0.0, 9.0)),
+}
+
+
+@pytest.mark.parametrize("kind, act", [(k, f) for k, several in FUNCTIONS.items() for f in several])
+def test_a_function_is_found_as_its_module_is(kind, act):
+    seed = 5
+    x = tt.tensor(np.random.default_rng(2).uniform(0.1, 1, (6, 3)), dtype=tt.float32)
+    with_modules, with_functions = Acts(nn.ReLU), Acts(act)
+    dead = kill(with_modules, np.random.default_rng(seed))
+    assert kill(with_functions, np.random.default_rng(seed)) == dead
+    rows = trained(with_modules, x).data["relus"]
+    assert [(r["name"], r["units"], r["dead"], r["function"]) for r in rows] == [
+        ("act.0", 4, dead[0], None), ("act.1", 5, dead[1], None)]
+    view = trained(with_functions, x)
+    rows = view.data["relus"]  # each turn of the loop has its own, though line and function are the same
+    assert [(r["units"], r["dead"], r["function"], r["after"].rpartition(".")[0]) for r in rows] == [
+        (4, dead[0], kind, "layers.0"), (5, dead[1], kind, "layers.1")]
+    assert all(r["name"] == "" and r["line"]["file"].endswith("test_look_gradients.py") for r in rows)
+    assert f"dead: {dead[0]} of 4 units of {kind} after layers.0 (" in " ".join(str(view).split())
+    assert f"units of {kind} after layers.1 (" in view.to_html()
+
+
+def test_layers_of_one_size_and_frozen_ones_are_told_apart():
+    x = tt.tensor(np.random.default_rng(2).uniform(0.1, 1, (6, 4)), dtype=tt.float32)
+    model = Acts(F.relu, (4, 4, 4, 4, 4))
+    dead = kill(model, np.random.default_rng(8))
+    assert len(set(dead)) > 1
+    for frozen in range(5):
+        for layer in model.layers[:frozen]:
+            layer.requires_grad_(False)
+        rows = trained(model, x).data["relus"]
+        assert [(r["after"].rpartition(".")[0], r["dead"]) for r in rows] == [
+            (f"layers.{i}", n) for i, n in enumerate(dead)]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_steps_of_a_recurrent_network_are_one_layers(autocast):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(1, 3), nn.Linear(3, 3, bias=False)
+
+        def forward(self, x):
+            h = tt.zeros(len(x), 3)
+            for t in range(x.shape[1]):
+                h = F.relu(self.inner(x[:, t:t + 1]) + self.outer(h))
+            return h
+
+    model = Recurrent()
+    model.inner.weight.data.copy_(tt.tensor([[1.0], [1.0], [0.0]]))
+    model.inner.bias.data.copy_(tt.tensor([0.0, -2.5, -1.0]))
+    model.outer.weight.data.copy_(tt.eye(3))
+    x = tt.tensor([[1.0, 2.0, 3.0]])  # the second unit is positive in the last step only, the third never
+
+    def run(x):
+        with tt.amp.autocast("cpu", enabled=autocast, dtype=tt.bfloat16):
+            return model(x)
+
+    (row,) = trained(model, x, run=run).data["relus"]
+    assert (row["units"], row["dead"], row["function"]) == (3, 1, "relu")
+
+
+def test_which_functions_are_no_rectifiers():
+    class Others(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.act = nn.Linear(2, 2), nn.ReLU()
+
+        def forward(self, x):
+            x = self.layer(x)
+            for f in (F.leaky_relu, F.elu, lambda t: t.clamp(min=-1), lambda t: t.clamp(max=0), lambda t: t.clamp(1, 2),
+                      lambda t: F.hardtanh(t, -1, 1), lambda t: F.bias_act(t, None, "silu"),
+                      lambda t: t.clamp(min=tt.zeros(2)), lambda t: t.clamp(0, 0)):
+                x = x + f(x)
+            tt.tensor([1, -2]).clamp(min=0)  # whole numbers
+            tt.tensor(-2.0).relu()  # no units
+            return self.act(x)
+
+    model = Others()
+    view = trained(model, tt.ones(1, 2), run=lambda x: tt.relu(model(x)) + tt.relu(tt.ones(1, 2) * -1))
+    assert [(r["name"], r["function"]) for r in view.data["relus"]] == [("act", None)]  # and none of outside the model
+
+
+def test_what_runs_without_gradients_and_what_a_checkpoint_runs_again_counts_as_in_a_module():
+    for act in (F.relu, nn.ReLU):
+        model = Acts(act, (1, 2))
+        model.layers[0].weight.data.copy_(tt.tensor([[1.0], [-1.0]]))
+        model.layers[0].bias.data.zero_()
+        optimizer = optim.SGD(model.parameters(), lr=0.0)
+        with look.gradients(model, optimizer) as view:
+            checkpoint(model, tt.ones(1, 1)).sum().backward()
+            optimizer.step()
+            assert [r["dead"] for r in view.data["relus"]] == [1]
+            with tt.no_grad():
+                model(-tt.ones(1, 1))
+        assert [r["dead"] for r in view.data["relus"]] == [0]
+
+
+def test_channels_of_an_image_behind_a_function_and_names_of_modules():
+    class Stage(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.weight = nn.Conv2d(1, 3, 1), nn.Parameter(tt.ones(1))
+
+        def forward(self, x):
+            return F.relu(self.conv(x)), F.relu(tt.ones(2, 3) * -self.weight)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stage = Stage()
+
+        def forward(self, x):
+            a, b = self.stage(x)
+            return a.sum() + b.sum()
+
+    model = Net()
+    model.stage.conv.weight.data.fill_(1)
+    model.stage.conv.bias.data.copy_(tt.tensor([9.0, -9.0, 9.0]))
+    view = trained(model, tt.ones(1, 1, 2, 2))
+    assert [(r["name"], r["units"], r["dead"], r["after"]) for r in view.data["relus"]] == [
+        ("stage", 3, 1, "stage.conv.weight"), ("stage", 3, 3, "stage.weight")]
+    assert view.data["relus"][0]["line"]["function"] == "forward"
+    text = " ".join(str(view).split())
+    assert "1 of 3 units of relu after stage.conv (" in text and "3 of 3 units of relu after stage (" in text
 
 
 # which optimizer, which step
@@ -493,7 +672,11 @@ def test_nothing_stays_behind():
         return [*own, module_hooks.forward, module_hooks.forward_pre, step_hooks._pre_hooks, step_hooks._post_hooks,
                 optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
 
-    own = [GradScaler.scale, GradScaler.unscale_, GradScaler.step, nn.utils._grads]
+    def replaced():
+        return [GradScaler.scale, GradScaler.unscale_, GradScaler.step, nn.utils._grads, engine._step, engine.run,
+                vars(Operator)["apply"], vars(Callable)["__call__"]]
+
+    own = replaced()
     before = [len(t) for t in tables()]
     for chosen in (optimizer, None):
         with look.gradients(model, chosen):
@@ -510,7 +693,7 @@ def test_nothing_stays_behind():
     with pytest.raises(KeyError), look.gradients(model, optimizer), look.step(model, optimizer):
         raise KeyError
     assert [len(t) for t in tables()] == before
-    assert [GradScaler.scale, GradScaler.unscale_, GradScaler.step, nn.utils._grads] == own
+    assert all(a is b for a, b in zip(replaced(), own))
 
 
 def test_graphs_die_while_watched():

@@ -8,10 +8,12 @@ from ...nn import Module
 from ...optim import Optimizer
 from .. import page
 from ..drawing import Drawing
+from ..graph.collect import short_file
 from ..terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
 from ..view import View
 from .heat import heat_lines, heat_picture
 from .rule import LEAST, middle, verdict
+from .units import named
 from .watch import Watch
 
 __all__ = ["Gradients", "gradients"]
@@ -31,11 +33,11 @@ def gradients(model, optimizer=None, *, threshold: float = 1e3) -> Gradients:
 
     After a backward it reads `.grad`: norms, shares of zeros, NaN and Inf, rows that are zero. As a block it measures
     at each `optimizer.step()` the gradients that the step used (divided by amp.GradScaler's scale; steps that it skips
-    are counted, and in no other figure), the change of the weights, which rows of gradients stayed zero, which units of
-    nn.ReLU and nn.ReLU6 never were positive, and the gradient's norm at each layer's output, by which vanishing and
-    exploding are told: `data["verdict"]`, whose "rule" says how. `optimizer` is one or a list; without it every
-    optimizer that steps the model's parameters counts. A block without a step measures what its backward left. Each
-    step copies the weights once and waits for the device.
+    are counted, and in no other figure), the change of the weights, which rows of gradients stayed zero, which units
+    never were positive of nn.ReLU and nn.ReLU6, and of relu(), relu6() and clamp(min=0) in a module's forward, and the
+    gradient's norm at each layer's output, by which vanishing and exploding are told: `data["verdict"]`, whose "rule"
+    says how. `optimizer` is one or a list; without it every optimizer that steps the model's parameters counts. A block
+    without a step measures what its backward left. Each step copies the weights once and waits for the device.
 
     `threshold`: how many times the norm must fall or grow from the last layer to the first.
     Raises: TypeError for what is no Module, no Optimizer; ValueError where no parameter requires a gradient, for an
@@ -118,7 +120,8 @@ class Gradients(View):
         found = [f"gradients of {d['model']}: {counts}, {how}{norm}", said(d["verdict"])]
         for r in d["relus"]:
             if r["dead"]:
-                found.append(f"dead: {r['dead']} of {r['units']} units of {r['name']} never were positive")
+                line = f" ({short_file(r['line']['file'])}:{r['line']['number']})" if r["line"] else ""
+                found.append(f"dead: {r['dead']} of {r['units']} units of {named(r)}{line} never were positive")
         return found
 
     def _tables(self, d, paper=None):
@@ -207,8 +210,6 @@ def _data(watch, threshold, state) -> dict:
         own = [_parameter(watch, layer, name, p) for name, p in layer.parameters]
         parameters += own
         layers.append(_layer(layer, own, [row["signals"].get(i) for row in rows]))
-    relus = [{"name": name, "units": units, "dead": int(units - int(fired.sum()))}
-             for (name, units), fired in watch.fired.items()]
     for x in (*layers, *parameters):
         x["median"] = {key: middle([x[key][k] for k in good]) for key in ("signal", "norm", "weight", "ratio")
                        if key in x}
@@ -218,7 +219,7 @@ def _data(watch, threshold, state) -> dict:
     total = [_together([p["norm"][k] for p in parameters]) for k in range(len(rows))]
     return {"view": "gradients", "model": watch.model, "state": state, "steps": len(rows),
             "total": total, "median_total": middle([total[k] for k in good]),
-            "layers": layers, "parameters": parameters, "relus": relus, "verdict": found,
+            "layers": layers, "parameters": parameters, "relus": watch.units.rows(), "verdict": found,
             "skipped": [k + 1 for k in range(len(rows)) if k not in good],
             "missing": _missing(watch, state, parameters, layers, found)}
 

@@ -11,11 +11,11 @@ import numpy as np
 from ...autograd.operands import wide
 from ...backend import dtypes
 from ...backend.device import backend_of, host_array
-from ...nn import ReLU, ReLU6
 from ...optim import Optimizer
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ...tensor import Tensor
 from ..recorder import unhook
+from .units import Units
 
 __all__ = ["FIGURES", "Layer", "Watch", "figures", "norm_of", "read"]
 
@@ -38,10 +38,9 @@ class Watch:
         self.model, self.optimizers = type(model).__name__, optimizers
         self.layers = _layers(model)
         self.parameters = {id(p): p for layer in self.layers for _, p in layer.parameters}
-        self.relus = [(name, m) for name, m in model.named_modules() if isinstance(m, (ReLU, ReLU6))]
+        self.units = Units(model)
         self.rows: list[dict] = []
         self.alive: dict[int, object] = {}  # id of a parameter -> which rows of its gradient were not zero once
-        self.fired: dict[tuple[str, int], object] = {}  # (ReLU, units) -> which of them were positive once
         self.order: dict[int, int] = {}  # layer -> when its first call ended
         self._signals: dict[int, list] = {}
         self._before: dict[int, tuple] = {}
@@ -61,15 +60,15 @@ class Watch:
         self._taps.__enter__()
         for i, layer in enumerate(self.layers):
             self._handles.append(layer.module.register_forward_hook(partial(self._called, i)))
-        for name, module in self.relus:
-            self._handles.append(module.register_forward_hook(partial(self._relu, name)))
         for o in self.optimizers:
             self._handles += [o.register_step_pre_hook(self._before_step), o.register_step_post_hook(self._after_step)]
         if not self.optimizers:
             self._handles += [register_optimizer_step_pre_hook(self._before_step),
                               register_optimizer_step_post_hook(self._after_step)]
+        self.units.open()
 
     def close(self) -> None:
+        self.units.close()
         self._taps.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
@@ -97,14 +96,6 @@ class Watch:
     def _arrived(self, i, index, grads) -> None:
         if grads[index] is not None:
             self._signals.setdefault(i, []).append(norm_of(grads[index]._array))
-
-    def _relu(self, name, module, args, output) -> None:
-        if not output.ndim:
-            return
-        axis = 1 if output.ndim > 3 else output.ndim - 1  # channels of an image, else the features
-        positive = (output._array > 0).any(axis=tuple(d for d in range(output.ndim) if d != axis))
-        key = (name, output.shape[axis])
-        self.fired[key] = positive if key not in self.fired else self.fired[key] | positive
 
     def _before_step(self, optimizer, args, kwargs) -> None:
         """Copies of the weights, and figures of the gradients: amp.GradScaler's step divides them in place. A closure's
