@@ -81,3 +81,24 @@ def test_tensor_says_of_a_complex_gradient_that_its_range_is_of_magnitudes():
 def test_tensor_ends_no_line_in_blanks(width):
     t = nn.Linear(4, 4).weight
     assert all(line == line.rstrip() for line in look.tensor(t).lines(look.view.Paper(None, width)))
+
+
+def test_trace_shows_the_sum_of_many_gradients():
+    x = tt.ones(2, requires_grad=True)
+    n = 50
+    with look.record():
+        loss = sum(x * i for i in range(n)).sum()
+    view = look.trace(loss, {"x": x})
+    for width in (60, 80, 200):
+        row = [line for line in view.lines(look.view.Paper(None, width)) if line.startswith("x  ")][-1]
+        assert "[1225, 1225]" in row  # 0 + 1 + ... + 49, for both elements
+    assert f"+ {n - 8} more = [1225, 1225]" in view.page()
+
+
+def test_trace_shows_a_large_sum_first_and_a_short_one_last():
+    x = tt.ones(5, 5, requires_grad=True)
+    y = tt.tensor([3.0], requires_grad=True)
+    text = str(look.trace((x * 2 + x * 3).sum() * y * y, {"x": x, "y": y}))
+    rows = text[text.index("leaf "):].splitlines()
+    assert rows[2].startswith("x     norm 225, mean 45, 45 to 45 = norm ")  # (2 + 3) y^2, 25 times
+    assert rows[3].startswith("y     ") and rows[3].endswith(" = 750")  # 2 * 125 * 3

@@ -11,7 +11,7 @@ from ..graph.collect import collect, roots_of, walk
 from ..graph.flow import flow
 from ..graph.graph import Graph
 from ..sample import fill, sample, values_text
-from ..terminal import Column, Paper, count_of, figure, shape_of, table, with_notes, wrap
+from ..terminal import Column, Paper, columns, count_of, figure, shape_of, table, with_notes, wrap
 from ..view import View
 from .rule import ATOM, expression, renamed, rule_of
 
@@ -19,6 +19,7 @@ __all__ = ["Trace", "trace"]
 
 UNKNOWN = "constant"
 SHOWN = 120  # operators of the text; all are in the data
+ADDENDS = 8  # gradients that meet in one place, of those that are written out
 
 
 def trace(loss, model=None, gradient=None) -> Trace:
@@ -200,7 +201,7 @@ class Trace(View):
 
     def lines(self, paper: Paper) -> list[str]:
         lines = wrap(paper, self._title())
-        for head, rows in self._tables(paper):
+        for head, rows in self._tables(paper, room=paper.width):
             body, _ = table(paper, head, rows)
             lines += ["", *body]
         return lines + with_notes(paper, self.data["missing"])
@@ -210,7 +211,8 @@ class Trace(View):
         counts = f"{count_of(self.data['totals']['operators'], 'operator')}, {count_of(len(self._leaves()), 'leaf')}"
         return f"the chain rule of {first['name']}: {counts}; grad is what arrives, y the result, a, b, x the inputs"
 
-    def _tables(self, paper, limit=SHOWN):
+    def _tables(self, paper, limit=SHOWN, room=None):
+        """(head, rows) of each; `room`: columns for a name and its sum, of which the end may be cut off."""
         operators = [n for n in self.data["nodes"] if n["kind"] == "operator"]
         forward = [[n["name"], "", self._value(n)] for n in self._leaves()]
         forward += [[f"#{n['id']} {n['name']}", self.data["forward"][str(n["id"])], self._value(n)]
@@ -231,13 +233,13 @@ class Trace(View):
                 Column("rule", least=19), Column("local", keep=1, least=9), Column("sends", least=7)],
                _middle(backward, limit))
         yield ([Column("leaf", least=6), Column("gradient", least=8)],
-               _middle([[self.nodes[s["node"]]["name"], self._added(s, 0)]
-                        for s in sorted(self.data["steps"], key=lambda s: s["node"])
-                        if self.nodes[s["node"]]["kind"] == "leaf"], limit))
-        shared = [[f"#{s['node']} {s['name']}", self._added(s, k)] for s in self.data["steps"]
+               _middle(self._sums(room, [
+                   (self.nodes[s["node"]]["name"], s, 0) for s in sorted(self.data["steps"], key=lambda s: s["node"])
+                   if self.nodes[s["node"]]["kind"] == "leaf"]), limit))
+        shared = [(f"#{s['node']} {s['name']}", s, k) for s in self.data["steps"]
                   if self.nodes[s["node"]]["kind"] == "operator" for k, met in enumerate(s["arrived"]) if len(met) > 1]
         if shared:
-            yield [Column("added at", least=6), Column("gradient", least=8)], _middle(shared, limit)
+            yield [Column("added at", least=6), Column("gradient", least=8)], _middle(self._sums(room, shared), limit)
 
     def _dtype(self, node, output) -> str:
         return self.nodes[node]["outputs"][output]["dtype"]
@@ -245,12 +247,22 @@ class Trace(View):
     def _value(self, n) -> str:
         return value_text(n["outputs"][0]["value"], n["outputs"][0]["dtype"])
 
-    def _added(self, step, output) -> str:
-        """1 (#1) + 5 (#2) = 6."""
+    def _sums(self, room, several) -> list[list[str]]:
+        """[name, its gradient] of each (name, step, output)."""
+        left = None if room is None else room - 2 - max([columns(name) for name, _, _ in several], default=0)
+        return [[name, self._added(step, output, left)] for name, step, output in several]
+
+    def _added(self, step, output, room=None) -> str:
+        """1 (#1) + 5 (#2) = 6; 6 = 1 (#1) + 5 (#2) where there is no room for it, so that the sum is not cut off."""
         dtype, met = self._dtype(step["node"], output), step["arrived"][output]
-        parts = [f"{value_text(m['gradient'], dtype)} ({'start' if m['from'] is None else '#' + str(m['from'])})"
-                 for m in met]
-        return " + ".join(parts) + (f" = {value_text(step['gradient'][output], dtype)}" if len(met) > 1 else "")
+        shown = met if len(met) <= ADDENDS + 1 else met[:ADDENDS]
+        text = " + ".join([
+            f"{value_text(m['gradient'], dtype)} ({'start' if m['from'] is None else '#' + str(m['from'])})"
+            for m in shown] + ([f"{len(met) - len(shown):,} more"] if len(met) > len(shown) else []))
+        if len(met) == 1:
+            return text
+        total = value_text(step["gradient"][output], dtype)
+        return f"{total} = {text}" if room is not None and columns(f"{text} = {total}") > room else f"{text} = {total}"
 
     # files
 
