@@ -5,8 +5,6 @@ A new view needs a line in CASES. Every public name of look is a view, its class
 """
 from __future__ import annotations
 
-import html
-import html.parser
 import inspect
 import io
 import json
@@ -20,6 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 from browser import Browser, Missing
+from pages import Page, refused, whole
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
@@ -343,10 +342,6 @@ def words(value):
     return value
 
 
-def refused(constant):
-    raise AssertionError(f"{constant} is no JSON")
-
-
 def test_the_data_is_plain_and_is_the_json_file(view, name, tmp_path):
     plain(view.data)
     assert view.data["view"] == name
@@ -404,75 +399,25 @@ def test_what_is_no_path_is_told(view):
         view.save(None)
 
 
-class Page(html.parser.HTMLParser):
-    """Elements that are open, the tags there were, addresses, ids, scripts and frames of a page."""
-
-    VOID = {"meta", "input", "br", "hr", "img", "link"}
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.tags, self.addresses, self.ids = [], [], [], []
-        self.scripts, self.frames, self.texts = [], [], {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        assert not {a for a in attrs if a.startswith("on")}, attrs
-        self.tags.append(tag)
-        self.addresses += [attrs[a] for a in ("src", "href", "srcset", "action", "data", "poster") if a in attrs]
-        self.ids += [attrs["id"]] if "id" in attrs else []
-        self.frames += [attrs["srcdoc"]] if tag == "iframe" else []
-        if tag == "script":
-            self.scripts.append((attrs, ""))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        where = self.open[-1] if self.open else ""
-        self.texts[where] = self.texts.get(where, "") + text
-        if where == "script":
-            attrs, before = self.scripts[-1]
-            self.scripts[-1] = attrs, before + text
-
-
-# a page without pictures from elsewhere, and a script that asks nobody
-ASKS = ("@import", "fetch(", "XMLHttpRequest", "WebSocket", "EventSource", "sendBeacon", "import(", "importScripts")
-
-
-def whole(text):
-    """The Page of a text, which is checked, and the pages in its frames."""
-    assert text.startswith("<!DOCTYPE html>") and '<meta charset="utf-8">' in text
-    page = Page(text)
-    assert not page.open and page.tags[:2] == ["html", "head"] and page.tags.count("body") == 1
-    assert page.texts["title"].startswith("look.")
-    assert all(a.startswith("#") and a[1:] in page.ids for a in page.addresses)  # places in the page
-    assert "i" not in page.tags  # of NASTY
-    ids = [i for i in page.ids if i not in ("forward", "backward")]  # of arrow heads, the same in each picture
-    assert len(ids) == len(set(ids))
-    code = " ".join([page.texts["style"], *(t for a, t in page.scripts if a.get("type") != "application/json")])
-    assert not [word for word in ASKS if word in code]
-    assert re.findall(r"url\((?!#)", text) == [] and set(re.findall(r"https?://[^\"'\s<]*", code)) <= {
-        "http://www.w3.org/2000/svg"}
-    for attrs, script in page.scripts:
-        if attrs.get("type") == "application/json":
-            json.loads(script, parse_constant=refused)
-    return [page, *(inner for frame in page.frames for inner in whole(frame))]
-
-
 def test_the_page_is_whole_and_needs_nothing_else(view, name, case):
     text = view.to_html()
     pages = whole(text)
     assert "prefers-color-scheme: dark" in text and "prefers-color-scheme: dark" in pages[0].texts["style"]
     assert case.word in flat(" ".join(t for page in pages for t in page.texts.values()))
+
+
+@pytest.mark.parametrize("bad", [
+    "<p>", "</p>", "<p><b></p></b>", "<i>x</i>", "<img>", '<a href="x.html">x</a>', '<a href="#far">x</a>',
+    '<p onclick="x()">x</p>', '<p id="a"></p><p id="a"></p>', "<script>fetch('x')</script>", '<link href="#">',
+    "<script>new Image().src = 'https://x.org'</script>", '<script type="application/json">NaN</script>',
+    '<script type="application/json">{"a": 1,}</script>', '<p style="background: url(x.png)">x</p>',
+    '<iframe srcdoc="&lt;p&gt;"></iframe>', "<body></body>"])
+def test_a_page_that_is_not_whole_is_noticed(bad):
+    good = ('<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>look.</title><style>p { margin: 0 }</style></head>'
+            "<body><p>x</p></body></html>")
+    whole(good)
+    with pytest.raises((AssertionError, ValueError)):
+        whole(good.replace("</body>", bad + "</body>"))
 
 
 def test_a_notebook_shows_the_page_in_a_frame(view):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import json
 import math
 import random as python_random
 import re
@@ -498,14 +497,11 @@ def view():
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-def test_lines_fit_the_width_in_every_encoding(view, width, encoding):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-    view.print(stream, width)
-    stream.flush()
-    text = stream.buffer.getvalue().decode(encoding)
+def test_the_text_says_what_was_measured(view, width):
+    out = io.StringIO()
+    view.print(out, width)
+    text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    assert ("─" in text) == (encoding == "utf-8")
     if width >= 60:
         assert "precision of Sequential on" in text and "float16 autocast" in text and "2^16" in text
     if width == 200:
@@ -546,21 +542,13 @@ def test_the_figures_of_each_way_say_what_they_are_and_none_is_hidden(view, widt
         assert shown[0] == shown[1] == shown[2] and len(shown) == 4  # of one run
 
 
-def test_files(view, tmp_path):
-    root = ElementTree.fromstring(view.save(tmp_path / "p.svg").read_text(encoding="utf-8"))
+def test_the_page_and_the_picture_show_all_ways(view):
+    root = ElementTree.fromstring(view.to_svg())
     boxes = [b for b in root.iter("{http://www.w3.org/2000/svg}rect") if b.get("class", "").startswith("bar-")]
     assert len(boxes) == 3 + 5 * 3 + 5  # a legend, three parts of memory in five bars, five times
-    page = view.save(tmp_path / "p.html").read_text(encoding="utf-8")
-    assert "<svg" in page and "bfloat16 weights" in page and "http://" not in page.replace("http://www.w3.org", "")
-    assert re.search(r"subnormal below 2\*\*-14", page)
-    assert json.loads(view.save(tmp_path / "p.json").read_text(encoding="utf-8"))["view"] == "precision"
-    assert view.save(tmp_path / "p.txt").read_text(encoding="utf-8") == str(view) + "\n"
-    assert "iframe" in view._repr_html_() and "5 ways, 6 scales" in repr(view)
-
-
-def test_png(view, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
-    assert view.save(tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    page = view.to_html()
+    assert "<svg" in page and "bfloat16 weights" in page and re.search(r"subnormal below 2\*\*-14", page)
+    assert "5 ways, 6 scales" in repr(view)
 
 
 def test_the_cpus_time_is_said_to_be_no_gpus(view):

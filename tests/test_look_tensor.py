@@ -391,13 +391,12 @@ def test_text_fits(width):
         assert all(len(line) <= width for line in out.getvalue().splitlines()), out.getvalue()
 
 
-def test_text_in_ascii():
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="cp1252")
+def test_the_drawing_in_ascii():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     look.tensor(tt.zeros(100, 100)[:, ::2]).print(stream)
     look.tensor(tt.arange(4.0)).print(stream)
     stream.flush()
-    text = raw.getvalue().decode("cp1252")
+    text = stream.buffer.getvalue().decode("cp1252")
     assert text.isascii() and "+---" in text and "0 B" in text
 
 
@@ -413,16 +412,11 @@ def test_the_drawing_in_text():
     ]
 
 
-def test_files_open(tmp_path):
+def test_the_page_shows_what_was_saved():
     x = tt.arange(24.0).reshape(4, 6).clone().requires_grad_()
-    y = tt.exp(x.T[:3])
-    v = look.tensor(y)
+    v = look.tensor(tt.exp(x.T[:3]))
     ElementTree.fromstring(v.to_svg())
-    page = v.to_html()
-    assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "Exp saved" in page
-    assert json.loads(v.to_json()) == v.data
-    pytest.importorskip("matplotlib")
-    assert v.save(tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert "Exp saved" in v.to_html() and json.loads(v.to_json()) == v.data
 
 
 def test_a_notebooks_cell():

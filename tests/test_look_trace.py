@@ -253,12 +253,10 @@ def view():
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-def test_text(view, width, encoding):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    view.print(stream, width)
-    stream.flush()
-    text = stream.buffer.getvalue().decode(encoding)
+def test_text(view, width):
+    out = io.StringIO()
+    view.print(out, width)
+    text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert width < 80 or ("grad * (1 - y * y)" in text and "2.weight" in text)
 
@@ -277,13 +275,8 @@ def opened(text):
     return page
 
 
-def test_pages_and_files(view, tmp_path):
-    assert {"svg", "table"} <= set(opened(view.to_html()).tags)
-    assert json.loads(view.to_json()) == view.data
-    ElementTree.fromstring(view.save(tmp_path / "t.svg").read_text(encoding="utf-8"))
-    assert repr(view) == "<look.trace: 5 operators, 4 leaves>"
-    with pytest.raises(ValueError, match="Trace can write: use .html, .svg, .png, .json, .txt"):
-        view.save(tmp_path / "t.dot")
+def test_the_page_has_the_graph_and_the_steps(view):
+    assert {"svg", "table"} <= set(opened(view.to_html()).tags) and repr(view) == "<look.trace: 5 operators, 4 leaves>"
 
 
 def test_a_long_chain_is_cut_in_the_text_alone():
