@@ -6,6 +6,8 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
+from tinytorch_gpu.look.chart import Chart, Series
+from tinytorch_gpu.look.terminal import size_of
 from tinytorch_gpu.nn import Module
 
 
@@ -102,3 +104,23 @@ def test_trace_shows_a_large_sum_first_and_a_short_one_last():
     rows = text[text.index("leaf "):].splitlines()
     assert rows[2].startswith("x     norm 225, mean 45, 45 to 45 = norm ")  # (2 + 3) y^2, 25 times
     assert rows[3].startswith("y     ") and rows[3].endswith(" = 750")  # 2 * 125 * 3
+
+
+def chart_labels(lines):
+    return [found for line in lines if "│" in line and (found := line.split("│")[0].strip())]
+
+
+def test_chart_labels_of_different_values_differ():
+    near = Chart("norm", "step", "norm", [Series("norm", [1, 2], [10.8, 11.02])])
+    labels = chart_labels(near.lines(look.view.Paper(None, 60)))
+    assert len(labels) >= 4 and len(set(labels)) == len(labels)
+    assert [float(t) for t in labels] == sorted(map(float, labels), reverse=True)
+    assert float(labels[0]) == pytest.approx(11.02) and float(labels[-1]) == pytest.approx(10.8)
+    ticks = [text for _, _, text, kind, anchor in near.drawing().texts if kind == "tick" and anchor == "end"]
+    assert len(set(ticks)) == len(ticks) >= 3
+    assert np.diff(sorted(map(float, ticks))) == pytest.approx(0.05)
+
+
+def test_chart_says_a_size_once():
+    sizes = Chart("memory", "step", "bytes", [Series("m", [1, 2], [1 << 30, (1 << 30) + 512])], y_text=size_of)
+    assert chart_labels(sizes.lines(look.view.Paper(None, 60))) == ["1 GiB"]

@@ -151,7 +151,8 @@ class Chart:
         signs = SIGNS if fancy else ASCII_SIGNS
         parts = max(1, (rows - 1) // 3)  # a label at every third row or so, at the first and the last one
         named = {round(k * (rows - 1) / parts) for k in range(parts + 1)}
-        labels = [self.y_text(self.up.value(1 - r / (rows - 1))) if r in named else "" for r in range(rows)]
+        said = dict(zip(sorted(named), _apart([self.up.value(1 - r / (rows - 1)) for r in sorted(named)], self.y_text)))
+        labels = [said.get(r, "") for r in range(rows)]
         left = min(max(map(columns, labels)), paper.width // 3)
         wide = max(4, min(paper.width - left - 2, 96))
         out = wrap(paper, f"{self.title}: {self._axes()}")
@@ -166,7 +167,7 @@ class Chart:
     def _below(self, wide) -> str:
         """The values of the first, the middle and the last cell, below these."""
         values = self.across.labelled()
-        texts = [self.x_text(v) for v in values]
+        texts = _apart(values, self.x_text)
         if sum(map(columns, texts)) + 4 * len(texts) > wide:
             return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
         line = ""
@@ -214,14 +215,16 @@ class Chart:
         def at(x, y):
             return LEFT + self.across.place(x) * WIDTH, TOP + (1 - self.up.place(y)) * HEIGHT
 
-        for y in self.up.ticks(6, self.y_text is size_of):
+        ticks = self.up.ticks(6, self.y_text is size_of)
+        for y, text in zip(ticks, _apart(ticks, self.y_text)):
             height = at(self.across.value(0.0), y)[1]
             picture.stroke([(LEFT, height), (right, height)], "grid")
-            picture.text(LEFT - 7, height + 4, self.y_text(y), "tick", "end")
-        for x in self.across.ticks(7, self.x_text is size_of):
+            picture.text(LEFT - 7, height + 4, text, "tick", "end")
+        ticks = self.across.ticks(7, self.x_text is size_of)
+        for x, text in zip(ticks, _apart(ticks, self.x_text)):
             place = at(x, self.up.value(0.0))[0]
             picture.stroke([(place, TOP), (place, TOP + HEIGHT)], "grid")
-            picture.text(place, TOP + HEIGHT + 15, self.x_text(x), "tick", "middle")
+            picture.text(place, TOP + HEIGHT + 15, text, "tick", "middle")
         picture.stroke([(LEFT, TOP), (LEFT, TOP + HEIGHT), (right, TOP + HEIGHT)], "axis")
         picture.text(LEFT + WIDTH / 2, TOP + HEIGHT + 34, self._axes(), "shape", "middle")
         for k, series, points in self._in_order():
@@ -249,6 +252,18 @@ class Chart:
             picture.text(x + 24, y + 4, name, "tick")
             x += wide
         picture.height = y + 16
+
+
+def _apart(values, text: Callable) -> list[str]:
+    """The labels of different values: numbers with as many digits as tell them apart, at least 3 and at most 7; of
+    others what would be the same again is left out."""
+    texts = [text(v) for v in values]
+    if text is figure:
+        for digits in range(4, 8):
+            if len(set(texts)) == len(set(values)):
+                break
+            texts = [figure(v, digits) for v in values]
+    return [t if t not in texts[:k] else "" for k, t in enumerate(texts)]
 
 
 def _whole(value) -> str:
