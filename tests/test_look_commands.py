@@ -321,6 +321,15 @@ def test_tensor(run):
     assert status == 1 and not out and "no tensor 'bias' at that backward pass: there are " in err and "0.bias" in err
 
 
+def test_one_step_has_a_picture(run):
+    status, out, err = run("step", "--save", "x.svg", write(TRAIN), 8, 1)
+    assert status == 0 and "1 step" in out and err == "[look] x.svg is written\n"
+    (norms,) = seen()["norms"]
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", Path("x.svg").read_text(encoding="utf-8"))
+    for name, norm in norms.items():
+        assert texts[texts.index(name) + 1] == f"{norm:.3g}"
+
+
 def test_step(run):
     status, out, _ = run("step", "--save", "view.json", write(TRAIN), 8, 4)
     assert status == 0 and len(data()["steps"]) == 4 and not data()["findings"]

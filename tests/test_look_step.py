@@ -14,6 +14,8 @@ from tinytorch_gpu import look, nn, optim
 from tinytorch_gpu.nn.utils import clip_grad_norm_
 from tinytorch_gpu.utils.checkpoint import checkpoint
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 made = pytest.fixture(program)
 
 # clean loops have no finding
@@ -347,6 +349,47 @@ def test_the_page_and_the_picture_show_what_was_found(view):
     page = view.to_html()
     assert "zero_grad() is missing" in page and "<svg" in page
     assert repr(view) == "<look.step: 12 steps, 2 pitfalls, 1 note>"
+
+
+def bars_of(view):
+    """{parameter: length of its bar}, {parameter: what is written beside it} in the picture of one step."""
+    root = ElementTree.fromstring(view.to_svg())
+    texts = [t.text for t in root.iter(f"{SVG}text")]
+    long = {r.find(f"{SVG}title").text.split(" :")[0]: float(r.get("width")) for r in root.iter(f"{SVG}rect")
+            if r.get("class") == "bar-0"}
+    return long, dict(zip(texts[1::2], texts[2::2]))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_picture_of_one_step_is_the_parameters_norms(made, clip):
+    model, optimizer, x = made
+    with look.step(model, optimizer) as view:
+        loss_of(model, x).backward()
+        if clip:
+            clip_grad_norm_(model.parameters(), 1e-2)
+        optimizer.step()
+    norms = {name: float(np.linalg.norm(host(p.grad).ravel())) for name, p in model.named_parameters()}
+    long, words = bars_of(view)
+    assert words == {name: f"{n:.3g}" for name, n in norms.items()}
+    most = max(norms.values())
+    assert long == {name: pytest.approx(560 * n / most, abs=0.06) for name, n in norms.items()}
+    assert "norm of the gradient of each parameter as the step used it" in view.to_html()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'tinytorch-gpu[viz]'")
+    assert view.to_png().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_one_step_with_gradients_that_are_not_finite_or_not_there(made):
+    model, optimizer, x = made
+    with look.step(model, optimizer) as view:
+        loss_of(model[0], x * float("inf")).backward()
+        optimizer.step()
+    long, words = bars_of(view)
+    assert not long and set(words) == {"0.weight", "0.bias"} and set(words.values()) <= {"inf", "nan"}
+    with look.step(model, optimizer) as view:
+        optimizer.zero_grad()
+        optimizer.step()  # nothing to step with
+    with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw: norms need a step with gradients"):
+        view.to_svg()
 
 
 def test_pitfalls_come_before_notes_and_steps_are_counted_out(made):

@@ -10,7 +10,7 @@ import numpy as np
 from ...nn import Module
 from ...optim import Optimizer
 from .. import page
-from ..chart import Chart, Series, stack
+from ..chart import Bars, Chart, Series, stack
 from ..drawing import Drawing
 from ..graph.collect import short_file
 from ..terminal import Column, Paper, count_of, figure, shape_of, tables, with_notes, wrap
@@ -22,6 +22,7 @@ from .watch import Watch
 __all__ = ["Step", "step"]
 
 SHOWN = 20  # rows of a table of the text; all are in the data
+DRAWN = 60  # bars of a picture
 
 
 def step(model, optimizer=None, *, percentile: float = 90.0, apart: int = 10) -> Step:
@@ -180,19 +181,30 @@ class Step(View):
             parts.append(f"<h2>{k}. {html.escape(f['what'])}{note}</h2>")
             parts += [f"<p><code>{html.escape(_line_text(f['where']))}</code></p>"] if f["where"] else []
             parts += [f"<p>Why: {html.escape(f['why'])}.<br>Mend: {html.escape(f['mend'])}.</p>"]
-        parts += [chart.drawing().svg() for chart in self._charts(d)]
+        parts += [drawing.svg() for drawing in self._drawings(d)]
         for head, rows in self._tables(d):
             parts += [f"<h2>{html.escape(head[0].title)}s</h2>" if head[0].title == "parameter" else "<h2>losses</h2>",
                       page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.step", "\n".join([*parts, "</main>"]))
 
+    def _drawings(self, d) -> list[Drawing]:
+        """The charts; where no optimizer has two steps that they could join, the parameters' norms."""
+        if charts := self._charts(d):
+            return [c.drawing() for c in charts]
+        there = [p for p in d["parameters"] if p["last"] is not None]
+        rows = [(p["name"], p["last"], "") if math.isfinite(p["last"]) else (p["name"], None, figure(p["last"]))
+                for p in there[:DRAWN]]
+        more = f", {len(rows)} of {len(there)} parameters" if len(there) > len(rows) else ""
+        title = f"norm of the gradient of each parameter as the step used it{more}"
+        return [Bars(title, rows).drawing()] if rows else []
+
     def picture(self) -> Drawing:
-        """The norms over the steps. Raises: ValueError for fewer than two steps."""
-        charts = self._charts(self.data)
-        if not charts:
-            raise ValueError("[save] there is nothing to draw: a chart of norms needs two steps inside the block")
-        return stack(*[c.drawing() for c in charts])
+        """The norms over the steps, of a single step those of the parameters. Raises: ValueError without a step."""
+        drawings = self._drawings(self.data)
+        if not drawings:
+            raise ValueError("[save] there is nothing to draw: norms need a step with gradients inside the block")
+        return stack(*drawings)
 
 
 def _below(paper, text) -> list[str]:
