@@ -6,6 +6,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
+from tinytorch_gpu.cli import main
 from tinytorch_gpu.look.chart import Chart, Series
 from tinytorch_gpu.look.terminal import size_of
 from tinytorch_gpu.nn import Module
@@ -124,3 +125,38 @@ def test_chart_labels_of_different_values_differ():
 def test_chart_says_a_size_once():
     sizes = Chart("memory", "step", "bytes", [Series("m", [1, 2], [1 << 30, (1 << 30) + 512])], y_text=size_of)
     assert chart_labels(sizes.lines(look.view.Paper(None, 60))) == ["1 GiB"]
+
+
+def test_explain_speaks_of_one_name_that_is_near():
+    with pytest.raises(ValueError, match="near to it is Floor;"):
+        look.explain("foo")
+    with pytest.raises(ValueError, match="near to it are Softmax, "):
+        look.explain("Sofmax")
+
+
+SEVERAL = """
+import tinytorch_gpu as tt
+from tinytorch_gpu import nn
+
+{models}
+optimizer = tt.optim.SGD([p for m in ({names}) for p in m.parameters()], lr=0.1)
+for _ in range(2):
+    optimizer.zero_grad()
+    x = tt.ones(1, 2)
+    for m in ({names}):
+        x = m(x)
+    x.sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("names, said", [(["gen", "disc"], "gen and disc"), (["a", "b", "c"], "a, b and c"),
+                                         (list("abcde"), "a, b and 3 more")])
+def test_command_calls_several_models_by_their_names(tmp_path, capsys, names, said):
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL.format(names=", ".join(names),
+                                     models="\n".join(f"{name} = nn.Linear(2, 2)" for name in names)))
+    assert main(["look", "gradients", str(script)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"gradients of {said}: {2 * len(names)} parameters in {len(names)} layers, 2 steps watched")
+    assert all(f"{name}.weight" in out for name in names)

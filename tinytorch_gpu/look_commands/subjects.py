@@ -18,7 +18,16 @@ EXAMPLES = os.path.join(PACKAGE, "examples") + os.sep  # programs
 
 
 class Models(ModuleDict):
-    """Several models that a program trains, under their names."""
+    """Several models that a program trains, under their names; views call it by these: `gen and disc`."""
+
+    @staticmethod
+    def of(models: dict[str, Module]) -> Models:
+        shown = [*models] if len(models) <= 3 else [*list(models)[:2], f"{len(models) - 2} more"]
+        kind = type(" and ".join([", ".join(shown[:-1]), shown[-1]]), (Models,), {})
+        made = kind()
+        for name, model in models.items():
+            made[name] = model
+        return made
 
 
 class Tensors(Module):
@@ -64,20 +73,20 @@ def model_of(called: Module | None, several: list[Optimizer]) -> Module | None:
     # by its type: isinstance asks a stranger's object for its __class__
     every = [m for m in gc.get_objects() if issubclass(type(m), Module) and "_modules" in m.__dict__]
     inner = {id(child) for m in every for child in m._modules.values() if child is not None}
-    found = [m for m in every if id(m) not in inner and type(m) is not Models
+    found = [m for m in every if id(m) not in inner and not issubclass(type(m), Models)
              and any(id(p) in trained for p in m.parameters())]
     if not found:
         return called
     if len(found) == 1:
         return found[0]
     names = _names(Module)
-    models = Models()
+    models: dict[str, Module] = {}
     for m in sorted(found, key=lambda m: list(names).index(id(m)) if id(m) in names else len(names)):
         name = names.get(id(m), type(m).__name__).replace(".", "_")
         while name in models or not name.isidentifier() or hasattr(ModuleDict, name):
             name += "_"
         models[name] = m
-    return models
+    return Models.of(models)
 
 
 def loose_of(several: list[Optimizer]) -> Tensors | None:

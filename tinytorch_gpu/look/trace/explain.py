@@ -72,7 +72,7 @@ def _named(op) -> tuple[type, str]:
         raise ValueError(f"[explain] {names[key(name)]} is no operator, and what it applies was not found by calling "
                          "it on small arrays: give look.explain a Tensor that it computed")
     near = difflib.get_close_matches(key(name), [k for k, n in names.items() if not n.startswith("_")], 3, 0.6)
-    hint = f"; near to it are {', '.join(names[n] for n in near)}" if near else ""
+    hint = f"; near to it {'is' if len(near) == 1 else 'are'} {', '.join(names[n] for n in near)}" if near else ""
     raise ValueError(f"[explain] no operator or function is called {name!r}{hint}; look.graph of a result shows which "
                      "operators made it")
 
