@@ -30,17 +30,18 @@ TINY = (
     "--layers 1 --dim 16 --heads 2 --context 16 --table 64 --batch 2 --warmup 3 --log-every 1 --sample 20 "
     "--validate-every 10 --save-every 5 --dropout 0.2"
 ).split()  # fmt: skip
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows any signal ends a process at once
 UNIX = pytest.mark.skipif(os.name != "posix", reason="signals and file limits as Unix has them")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Every test runs in an empty folder with a text of its own: 60 kB of words, the same in every run."""
+    """Every test runs in an empty folder with a text of its own: 10 kB of words, the same in every run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINYTORCH_DEVICE", str(devices.default_device()))  # for the processes that tests start
     random = np.random.default_rng(7)
     words = ["def", "return", "tensor", "grad", "for", "in", "range", "(x)", ":\n    ", "\n"]
-    Path("text.txt").write_text(" ".join(random.choice(words, 12_000)))
+    Path("text.txt").write_text(" ".join(random.choice(words, 2_000)))
     return tmp_path
 
 
@@ -48,9 +49,26 @@ def train(*args, program=gpt) -> int:
     return program.main([*TINY, "--data", "text.txt", *args] if program is gpt else list(args))
 
 
-def start(*args, program="gpt", **more):
-    """The same as a process of its own."""
+# Where the process itself sends the signal, it comes at a moment of its own steps, however late others are served.
+SIGNAL = """
+import os, threading, time
+
+def end(table, rows, wait, number):
+    while not os.path.exists(table) or open(table).read().count("\\n") <= rows:
+        time.sleep(0.002)
+    time.sleep(wait)
+    os.kill(os.getpid(), number)
+
+threading.Thread(target=end, args={args}, daemon=True).start()
+"""
+
+
+def start(*args, program="gpt", ends=None, **more):
+    """The same as a process of its own; `ends` is (file, rows, seconds, signal): the signal comes that long after this
+    metrics.csv has so many rows."""
     code = f"import sys; from tinytorch_gpu.examples import {program}; sys.exit({program}.main(sys.argv[1:]))"
+    if ends:
+        code = SIGNAL.format(args=ends) + code
     line = [sys.executable, "-c", code, *(TINY + ["--data", "text.txt"] if program == "gpt" else []), *args]
     here = str(Path(tt.__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [os.environ.get("TRAIN_TEST_PATH", here), os.environ.get("PYTHONPATH", "")]))
@@ -424,12 +442,9 @@ def test_killed_at_any_moment_and_resumed_bit_for_bit():
     kills = 0
     for attempt in range(4):
         started = Path("killed/checkpoint.safetensors").exists()
-        child = start("--steps", "60", "--out", "killed", *(["--resume"] if started else []))
-        if attempt < 3:
-            wanted = logged("killed") + int(random.integers(1, 15))
-            wait_for(child, lambda: logged("killed") >= wanted)  # noqa: B023
-            time.sleep(float(random.uniform(0, 0.05)))
-            child.kill()
+        wanted, wait = logged("killed") + int(random.integers(1, 15)), float(random.uniform(0, 0.05))
+        ends = ("killed/metrics.csv", wanted, wait, int(KILL)) if attempt < 3 else None
+        child = start("--steps", "60", "--out", "killed", *(["--resume"] if started else []), ends=ends)
         status, _, error = finish(child)
         kills += status != 0
     assert kills >= 1 and status == 0, error
@@ -440,15 +455,12 @@ def test_killed_at_any_moment_and_resumed_bit_for_bit():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_the_run_continues(number):
     # validations took most of the time and leave no trace in a run; the test of kill -9 has them
-    args = ["--steps", "200", "--save-every", "1000", "--validate-every", "1000", "--out"]
+    args = ["--steps", "60", "--save-every", "1000", "--validate-every", "1000", "--out"]
     assert train(*args, "alone") == 0
-    child = start(*args, "stopped")
-    wait_for(child, lambda: logged("stopped") >= 7)
-    child.send_signal(number)
-    status, out, error = finish(child)
+    status, out, error = finish(start(*args, "stopped", ends=("stopped/metrics.csv", 7, 0.0, int(number))))
     assert status == 128 + number and "stopping" in error
-    step = int(re.search(r"stopped at step (\d+) of 200, saved; continue with: .* --resume --out stopped", out)[1])
-    assert 7 <= step < 200 and int(rows("stopped")[-1]["step"]) == step
+    step = int(re.search(r"stopped at step (\d+) of 60, saved; continue with: .* --resume --out stopped", out)[1])
+    assert 7 <= step < 60 and int(rows("stopped")[-1]["step"]) == step
     assert train(*args, "stopped", "--resume") == 0
     assert_same_run("alone", "stopped")
 
