@@ -8,6 +8,7 @@ import math
 import re
 import weakref
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.autograd import modes
 from tinytorch_gpu.autograd.operator import Operator
-from tinytorch_gpu.look import fusion
+from tinytorch_gpu.look import fusion, spans
 from tinytorch_gpu.look.cost.cost import cost
 from tinytorch_gpu.look.fusion import gain as fusion_gain
 from tinytorch_gpu.look.fusion import products as fusion_products
+from tinytorch_gpu.look.fusion.call import of_call
+from tinytorch_gpu.look.fusion.patterns import findings
 from tinytorch_gpu.look.fusion.products import cheapest
+from tinytorch_gpu.look.saved import saved_of
 from tinytorch_gpu.nn import functional as F
 from tinytorch_gpu.nn import hooks as module_hooks
 
@@ -33,6 +37,10 @@ def randn(rng, *shape, grad=True):
 
 def kinds(view):
     return [(f["kind"], f["operators"]) for f in view.data["findings"]]
+
+
+def on_cpu():
+    return tt.ones(1).device.type == "cpu"
 
 
 def only(view):
@@ -178,9 +186,17 @@ def test_programs_written_out(make, options, kind, use, rng, quick):
     run = make(rng, **options)
     found = only(fusion(run, measure=True))
     assert (found["kind"], found["use"]) == (kind, use)
-    measured = found["measured"]
-    assert measured["agrees"] and measured["difference"] <= measured["tolerance"] <= 2e-5
-    assert measured["now"] > 0 and measured["fused"] > 0
+    for measured in (found["measured"], found["backward"]["measured"]):
+        assert measured["agrees"] and measured["difference"] <= measured["tolerance"] <= 2e-5
+        assert measured["now"] > 0 and measured["fused"] > 0
+    both = found["both"]["measured"]
+    assert both["now"] == found["measured"]["now"] + found["backward"]["measured"]["now"] and both["agrees"]
+    predicted = only(fusion(run))
+    # predicted from shapes, and of the nodes that ran; a kernel's cross entropy keeps 1 / rows as an array of one number
+    one = 4 if kind == "cross entropy" and predicted["saved"] != found["saved"] and not on_cpu() else 0
+    assert found["saved"] == {"now": predicted["saved"]["now"], "fused": predicted["saved"]["fused"] + one}
+    for side in ("backward", "both"):
+        assert all(predicted[side][way] == found[side][way] for way in ("now", "fused"))
     if "scale=1)" in use and "mask" not in use:  # two products and a softmax either way
         assert found["fused"]["bytes"] == found["now"]["bytes"]
         assert found["gain"] == pytest.approx(0, abs=1e-12)
@@ -194,6 +210,8 @@ def test_programs_written_out(make, options, kind, use, rng, quick):
         out = run()
     graph = only(fusion(out))
     assert graph["kind"] == kind and graph["measured"] is None
+    assert graph["saved"] == predicted["saved"] and graph["backward"]["now"] == found["backward"]["now"]
+    assert graph["backward"]["fused"] == found["backward"]["fused"]
     if "is_causal" not in use:  # the mask's values are gone
         assert graph["use"] == use
 
@@ -222,9 +240,16 @@ def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
     monkeypatch.setattr(fusion_softmax.F, "softmax", lambda x, dim: x * 2)
     view = fusion(run, measure=True)
     found = only(view)
-    assert not found["measured"]["agrees"] and found["gain"] == 0.0
+    assert not found["measured"]["agrees"] and not found["recommended"]
     assert view.data["total"]["gain"] == 0.0
-    assert "DIFFER" in str(view)
+    assert "values DIFFER" in str(view) and "leave it: not the same (F.softmax(x, dim=-1))" in str(view)
+    # the right values, with another gradient
+    monkeypatch.setattr(fusion_softmax.F, "softmax", lambda x, dim: x.softmax(dim) + (x - x.detach()))
+    view = fusion(run, measure=True)
+    found = only(view)
+    assert found["measured"]["agrees"] and not found["backward"]["measured"]["agrees"] and not found["recommended"]
+    assert not found["both"]["measured"]["agrees"] and view.data["total"]["gain"] == 0.0
+    assert "values differ" in str(view) and "gradients DIFFER" in str(view)
 
 
 def test_residual_and_norm(rng, quick):
@@ -470,9 +495,11 @@ def test_numbers_are_those_of_the_listing(rng, quick):
     shown = [int(n) for n in re.findall(r"^(\d+) elementwise chain: ", text, re.M)]
     assert shown == [1, 2, 3, 4]
     assert [f["operators"][0] for f in view.data["findings"]] == ["Mul", "Mul", "Mul", "Pow", "Add"]
-    # by what is written and read less: 2000 elements twice, 2 x 2000, 20, 20; the repetition comes last
-    assert [f["id"] for f in view.data["findings"]] == [3, 1, 5, 2, 4]
-    assert [f["like"] for f in view.data["findings"]] == [3, 1, 1, 2, 4]
+    # by what is written and read less. Forward: 4 to 2 arrays, 6 to 2 of pow, cos, exp. Backward: of mul, sin 7 to 3
+    # (cos: 2, a product: 3, times 3: 2), of pow, cos, exp 15 to 3, of add, tanh 8 to 3, of mul, exp 5 to 3. So 16 of
+    # 2000 elements, twice 6 of them, 7 of 20 and 4 of 20; the repetition comes last
+    assert [f["id"] for f in view.data["findings"]] == [4, 2, 5, 1, 3]
+    assert [f["like"] for f in view.data["findings"]] == [4, 2, 2, 1, 3]
 
 
 def test_sentences_that_can_be_read(rng):
@@ -523,7 +550,15 @@ def test_predicted_seconds_follow_from_the_ceiling():
     assert found["gain"] == pytest.approx(found["now"]["seconds"] - found["fused"]["seconds"])
     total = view.data["total"]
     assert total["seconds"] == pytest.approx(found["now"]["seconds"])
-    assert total["gain"] == 0 and total["gain_of_own"] == pytest.approx(found["gain"])
+    # exp: the gradient times the result, mul: times 2; a kernel of one's own reads x and the gradient, writes one
+    back = found["backward"]
+    assert back["now"]["seconds"] == pytest.approx(2.5 * 2 * n / c["bandwidth"] + 2 * c["launch"])
+    assert back["fused"]["seconds"] == pytest.approx(3 * n / c["bandwidth"] + c["launch"])
+    assert total["backward"] == {"launches": 2, "bytes": 5 * n, "seconds": pytest.approx(back["now"]["seconds"])}
+    for key in ("bytes", "flops", "launches", "seconds"):
+        assert found["both"]["now"][key] == pytest.approx(found["now"][key] + back["now"][key])
+    assert found["both"]["gain"] == pytest.approx(found["gain"] + back["gain"])
+    assert total["gain"] == 0 and total["gain_of_own"] == pytest.approx(found["both"]["gain"])
     assert total["launches"] == 2 and total["bytes"] == 4 * n
     turned = fusion(lambda: (x.T * 2).exp())  # a view takes no time
     assert turned.data["total"]["seconds"] == pytest.approx(total["seconds"])
@@ -541,6 +576,211 @@ def test_how_the_bytes_lie():
     found = only(fusion(lambda: -F.log_softmax(logits, -1).gather(1, y[:, None]).mean()))
     assert found["access"]["gathered"]["bytes"] == 4 * 4 * 2 + 8 * 4  # 4 floats picked by int64, written
     assert sum(a["share"] for a in found["access"].values()) == pytest.approx(1)
+
+
+# the backward, and what stays for it
+
+
+class Rules(spans.Listener):
+    """What gradient rules apply, pass by pass; views apart."""
+
+    def __init__(self):
+        self.passes = []
+
+    def begin(self, span):
+        if span.kind == "pass":
+            self.passes.append([])
+
+    def end(self, span, mark):
+        around = span.parent
+        if span.kind != "operator" or around is None or around.kind != "backward" or span.what.view:
+            return
+        results = span.result if isinstance(span.result, tuple) else (span.result,)
+        outs = [named(r) for r in results]
+        found = cost(span.what.__name__, [named(a) for a in span.given], outs, span.params)
+        if found.bytes and (span.what.__name__ != "Cast" or named(span.given[0]) != outs[0]):
+            self.passes[-1].append(figures(found))
+
+
+def named(array):
+    return (str(array.dtype), array.shape) if hasattr(array, "dtype") else array
+
+
+def figures(c):
+    return c.flops, c.read, c.written, c.products
+
+
+@pytest.mark.parametrize("make, options, kind, use", [p[1:] for p in PROGRAMS], ids=[p[0] for p in PROGRAMS])
+def test_the_backward_counts_what_both_ways_really_apply(make, options, kind, use, rng, quick):
+    program = of_call(make(rng, **options), ())
+    (found,) = findings(program)
+    host, listener = program.device.type == "cpu", Rules()
+    spans.listen(listener)
+    try:
+        fusion_gain.measure(found, program)
+    finally:
+        spans.leave(listener)
+    for ran, predicted in zip(listener.passes, (found.backward(host), found.fused_backward(host))):
+        more = Counter(map(figures, predicted))
+        more.subtract(Counter(ran))
+        # beyond rules: sums of two gradients that come to one value, by the engine; passes of rules over raw arrays;
+        # the classes that cross entropy reads again, where they are no operand
+        sums = {figures(cost("Add", [v.array] * 2, [v.array])) for s in found.steps for v in s.wants()}
+        assert all(n >= 0 for x, n in more.items() if kind != "cross entropy"), more
+        if kind != "cross entropy" and "logsumexp" not in str(options):
+            assert {x for x, n in more.items() if n and x[1]} <= sums  # zeros that are written are no operator either
+    assert len(listener.passes) >= 2
+
+
+def gelu_of(n):
+    x = tt.ones(3, n, requires_grad=True)
+    y = x * 1
+    return lambda: y * 0.5 * (1 + tt.erf(y / 2 ** 0.5))
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_the_backward_of_a_chain_by_hand(width):
+    found = only(fusion(gelu_of(width)))
+    n = 4 * 3 * width
+    # the last product: two; 1 + erf: none; erf: x x (2 + 1 arrays), -, exp, times a number (2 each), times the gradient
+    # (3); y / sqrt(2) (2); 0.5 y (2); and what comes to y on both ways is added (3)
+    assert found["backward"]["now"]["bytes"] == n * (2 * 3 + 3 + 2 * 3 + 3 + 2 + 2 + 3)
+    assert found["backward"]["now"]["launches"] == 2 + 5 + 1 + 1 + 1
+    # the kernel reads the gradient and x and writes one
+    assert found["use"] == "F.gelu(x)" and found["backward"]["fused"]["bytes"] == 3 * n
+    assert found["backward"]["fused"]["flops"] == 11 * 3 * width and found["backward"]["fused"]["launches"] == 1
+    # kept: y / sqrt(2) for erf, both factors of the last product; fused: y alone
+    assert found["saved"] == {"now": 3 * n, "fused": n}
+
+
+@pytest.mark.parametrize("width", [16, 17])
+def test_the_backward_of_a_norm_and_a_softmax_by_hand(width):
+    rows = 5
+    x, w, b = (tt.ones(*s, requires_grad=True) for s in ((rows, width), (width,), (width,)))
+    h = x * 1
+    array, row, each = 4 * rows * width, 4 * width, 4 * rows
+
+    def norm():
+        mean = h.mean(-1, keepdim=True)
+        return (h - mean) / (((h - mean) ** 2).mean(-1, keepdim=True) + 1e-5).sqrt() * w + b
+
+    found = only(fusion(norm))
+    # gradient, x, weight, mean and 1 / deviation are read, three gradients are written
+    assert found["backward"]["fused"]["bytes"] == 3 * array + 3 * row + 2 * each
+    assert found["backward"]["fused"]["launches"] == 1
+    assert found["saved"]["fused"] == array + 2 * each  # x, mean, 1 / deviation; the weight is there anyway
+    found = only(fusion(lambda: written_softmax(h)))
+    assert found["backward"]["fused"]["bytes"] == 3 * array and found["saved"]["fused"] == array  # of the result
+    found = only(fusion(lambda: F.silu(h) * x))
+    assert found["use"] == "F.swiglu(a, b)" and found["backward"]["fused"]["bytes"] == 5 * array
+    found = only(fusion(lambda: F.nll_loss(F.log_softmax(h, -1), tt.zeros(rows).long())))
+    # the mean's gradient times 1 / rows (2 numbers); that, x, the sums of rows and classes read, one written
+    assert found["backward"]["fused"]["bytes"] == 2 * 4 + 4 + 2 * array + each + 8 * rows
+    assert found["saved"]["fused"] == array + each
+
+
+def test_one_width_changes_exactly_its_figures_of_the_backward():
+    a, b = (only(fusion(gelu_of(n))) for n in (30, 31))
+    c = fusion(gelu_of(30)).data["ceiling"]
+    for way, arrays in (("now", 25), ("fused", 3)):
+        x, y = (f["backward"][way] for f in (a, b))
+        assert y["bytes"] - x["bytes"] == 4 * 3 * arrays and y["launches"] == x["launches"]
+        assert y["seconds"] - x["seconds"] == pytest.approx(4 * 3 * arrays / c["bandwidth"], rel=1e-6)
+    assert b["saved"]["now"] - a["saved"]["now"] == 3 * 4 * 3 and b["saved"]["fused"] - a["saved"]["fused"] == 4 * 3
+
+
+def test_saved_bytes_are_those_of_the_nodes(rng):
+    x = randn(rng, 4, 6)
+    with look.record():
+        h = x * 3
+        out = (h.exp() * h.sin()).tanh()
+    found = only(fusion(out))
+    nodes, seen = [out.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Operator):
+            seen |= {(s.memory, s.held) for s in saved_of(node) if not s.leaf}
+            nodes += [e[0] if isinstance(e, tuple) else e for e in node.edges if e is not None]
+    # exp, the product's other factor, what sin was given, the result: 4 arrays
+    assert found["saved"]["now"] == sum(size for _, size in seen) == 4 * 4 * 24
+    out.sum().backward()
+    assert only(fusion(out))["saved"]["now"] == 4 * 4 * 24  # noted when it ran
+    y = (x * 3).exp().tanh()
+    y.sum().backward()
+    view = fusion(y)  # not recorded, and freed
+    assert only(view)["saved"]["now"] is None and "freed already" in str(view)
+
+
+def test_without_gradients_there_is_no_backward(rng, quick):
+    x = randn(rng, 6, 8)
+
+    def chain():
+        return x * tt.sigmoid(x)
+
+    def no_grad():
+        with tt.no_grad():
+            return chain()
+
+    constant = x.detach()
+    for run in (no_grad, lambda: chain().detach(), lambda: constant * tt.sigmoid(constant)):
+        for measured in (False, True):
+            view = fusion(run, measure=measured)
+            found = only(view)
+            assert found["backward"] is found["both"] is found["saved"] is view.data["total"]["backward"] is None
+            text = " ".join(str(view).split())
+            assert "forward only: no gradient goes through what was found" in text
+            assert "backward: " not in text and "both: " not in text and "kept for" not in text
+    for run in (chain, lambda: chain().sum().backward()):
+        view = fusion(run)
+        assert only(view)["backward"] is not None and "forward only" not in str(view)
+
+
+def test_a_gradient_that_goes_nowhere_is_not_counted(rng):
+    x = randn(rng, 6, 8)
+
+    def counted(detached):
+        def run():
+            scale = (x * 2).exp()
+            return (x * 3).sin() * (scale.detach() if detached else scale)
+
+        return fusion(run).data
+
+    one, both = counted(True), counted(False)
+    assert one["total"]["backward"]["launches"] == 2 + 1 + 1  # cos and a product, times 3, times the detached factor
+    assert both["total"]["backward"]["launches"] == 4 + 1 + 1 + 1  # and the other factor's, exp, times 2
+
+
+@pytest.mark.parametrize("factor, recommended", [(2.0, True), (1.04, False), (0.5, False)])
+def test_what_gains_nothing_is_not_recommended(factor, recommended, rng, quick, monkeypatch):
+    x = randn(rng, 6, 8)
+    monkeypatch.setattr(fusion_gain, "_in_turn", lambda *args: (factor * 1e-3, 1e-3))
+    view = fusion(lambda: x * tt.sigmoid(x), measure=True)
+    found, text = only(view), " ".join(str(view).split())
+    assert found["recommended"] is recommended and (view.data["total"]["gain"] > 0) is recommended
+    for side in (found, found["backward"], found["both"]):
+        assert side["measured"]["speedup"] == pytest.approx(factor)
+    assert ("use F.silu(x)" in text) is recommended
+    assert (f"leave it: no gain measured, {factor:.2g}x (F.silu(x))" in text) is not recommended
+    assert ("no gain here, leave as they are: 1" in text) is not recommended
+    if not view.data["ceiling"]["gpu"]:
+        assert "many gain nothing here" in text
+
+
+def test_what_is_predicted_to_gain_nothing_is_not_recommended(rng):
+    x, w, b = randn(rng, 6, 4), randn(rng, 4, 7), randn(rng, 7)
+    view = fusion(lambda: x @ w + b)
+    if view.data["ceiling"]["device"] == "cpu":
+        assert only(view)["recommended"] is False and view.data["total"]["gain"] == 0
+        assert "leave it: no gain predicted (tt.addmm(bias, x, w))" in str(view)
+
+
+def test_a_rule_that_is_not_known_is_named():
+    z = tt.tensor(np.ones((3, 4), "c8"), requires_grad=True)
+    view = fusion(lambda: (z * 2).exp())
+    found = only(view)
+    assert found["backward"] is None and found["saved"]["now"] == 8 * 12
+    assert "the gradient rule of Exp is not known: forward only" in found["notes"]
+    assert view.data["total"]["unknown"] == ["Exp"]
 
 
 # chains of products
@@ -1008,9 +1248,12 @@ def test_text_fits_its_width(width, rng, quick):
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(out.getvalue().split())
-    for words in ("ceilings of", "attention", "use F.scaled_dot_product_attention", "total:", "predicted", "measured",
-                  "operators of this package take off"):
+    for words in ("ceilings of", "attention", "F.scaled_dot_product_attention", "total:", "predicted", "measured",
+                  "measured, one of each, backward:", "forward: ", "backward: ", "both: ", "kept for backward",
+                  "gradients differ by at most", "forward and backward together"):
         assert words in text
+    heads = next(line for line in lines if line.lstrip().startswith("found"))
+    assert "gain" in heads and "measured" in heads  # which stay where the width is short
     if not view.data["ceiling"]["gpu"]:
         assert "no GPU's" in text
 

@@ -133,6 +133,14 @@ def _lerp(r):
     return [r("Mul", r.g, rest), r("Mul", r.g, weight), last]
 
 
+def _rest(rounded) -> Callable:
+    def rule(r):
+        a, b = r.operand(0), r.operand(1)
+        return [r.g, r("Neg", r("Mul", r.g, r(rounded, r("Div", a, b)))) if r.need(1) else None]
+
+    return rule
+
+
 def _softplus(r):
     linear = r("Gt", r("Mul", r.x))
     return [r("Where", r.g, r("Mul", r.g, r("Sigmoid", r("Mul", r.x))), linear)]
@@ -383,6 +391,7 @@ RULES: dict[str, Callable] = {
     "Mul": _mul, "Div": _div, "Pow": _pow, "Neg": lambda r: [r("Neg", r.g)],
     "Maximum": _extreme_of_two, "Minimum": _extreme_of_two, "Clamp": _clamp, "Where": _where,
     "MaskedFill": _masked_fill, "Atan2": _atan2, "Lerp": _lerp,
+    "Remainder": _rest("Floor"), "Fmod": _rest("Trunc"),
     "NanToNum": lambda r: [r("Where", r.g, r.zeros(r.g), r("Isfinite", r.x))],
     **dict.fromkeys(("Sgn", "Floor", "Ceil", "Trunc", "Round"), lambda r: [r("Mul", r.g)]),
     "Abs": _of_input("Sgn"), "Expm1": _of_input("Exp"), "Log": _of_input("Reciprocal"),

@@ -25,6 +25,8 @@ class _Listener(spans.Listener):
         self.casts: dict[int, dict[int, Value]] = {}  # id of a span -> {id of an operand: what autocast made of it}
         self.device = None
         self.leaves: set[int] = set()
+        self.step_of: dict = {}  # node -> step
+        self.ran: set[Step] = set()  # of which a backward was seen
         self.unknown: list[str] = []
         self.same: list = []  # views that are what they look at, so that their numbers are not given again
 
@@ -34,6 +36,8 @@ class _Listener(spans.Listener):
     def end(self, span, mark) -> None:
         if span.failed or threading.get_ident() != self.thread:
             return
+        if span.kind == "backward" and span.what in self.step_of:
+            self.ran.add(self.step_of[span.what])
         if span.kind == "inplace" and len(self.steps) > mark:
             self._written(span.what)
         if span.kind != "operator":
@@ -75,6 +79,8 @@ class _Listener(spans.Listener):
         step = Step(len(self.steps) + 1, span.name if cls is None else cls.__name__, cls, inputs, outputs, params,
                     note.place if note is not None else None, user_frames(innermost=True)[-1], node)
         self.steps.append(step)
+        if node is not None:
+            self.step_of[node] = step
         if cls is None or step.cost().family == "unknown":
             self.unknown.append(step.name)
         if cast:
@@ -152,7 +158,8 @@ def of_call(function, args) -> Program:
         found = listener.values.get(id(t._array))
         if found is not None:
             found.kept = True
-    return Program(listener.steps, True, listener.device, listener.unknown, listener.leaves)
+            found.root = found.root or t.requires_grad
+    return Program(listener.steps, True, listener.device, listener.unknown, listener.leaves, listener.ran)
 
 
 def _inside(result):

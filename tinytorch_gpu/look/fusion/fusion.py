@@ -175,7 +175,7 @@ def _potential(d) -> list[str]:
         launches = f"{way['launches']:,} launches" if way["launches"] != 1 else "1 launch"
         return f"{launches} and {size_of(way['bytes'])}, {time_of(way['seconds'])}"
 
-    text = f"total as it is, predicted: forward {moved(t)}"
+    text = f"total: as it is, predicted, forward {moved(t)}"
     whole = t["seconds"]
     if t["backward"]:
         text += f"; backward {moved(t['backward'])}"
@@ -232,9 +232,8 @@ def _seconds(side, kind, way) -> float | None:
 def _table(groups, paper):
     head = [Column("", right=True), Column("found", least=16), Column(paper.times, right=True, keep=1),
             Column("bytes", right=True), Column("fused", right=True), Column("FLOP/B", right=True, keep=4, rule=True),
-            Column("fused FLOP/B", right=True, keep=5), Column("predicted", right=True, rule=True),
-            Column("fused", right=True), Column("gain", right=True, keep=2),
-            Column("measured", right=True, keep=3)]
+            Column("fused FLOP/B", right=True, keep=5), Column("predicted", right=True, keep=3, rule=True),
+            Column("fused", right=True, keep=3), Column("gain", right=True), Column("measured", right=True, keep=2)]
     rows = []
     for f, count in groups:
         whole = f["both"] or f
@@ -264,17 +263,16 @@ def _details(f, count, paper) -> list[str]:
         if side is not None:
             lines.append(f"{name}: {_direction(side, paper)}")
     if f["saved"]:
-        lines.append(f"kept for backward, beside leaves: {size_of(f['saved']['now'])} {paper.to} "
-                     f"{size_of(f['saved']['fused'])}")
+        was = "freed already" if f["saved"]["now"] is None else size_of(f["saved"]["now"])
+        lines.append(f"kept for backward, beside leaves: {was} {paper.to} {size_of(f['saved']['fused'])}")
     shares = [f"{name} {'<1%' if a['share'] < 0.005 else format(a['share'], '.0%')}"
               for name, a in f["access"].items() if a["bytes"]]
     lines.append(f"bytes moved now, forward: {', '.join(shares)}")
     lines += f["notes"]
-    for name, side in (("values", f), ("gradients", f["backward"])):
-        m = side and side["measured"]
-        if m is not None:
-            lines.append(f"{name} differ by at most {m['difference']:.1g} of the largest" if m["agrees"] else
-                         f"{name} DIFFER by {m['difference']:.2g} of the largest: do not replace")
+    differences = [f"{name} differ by at most {m['difference']:.1g}" if m["agrees"] else
+                   f"{name} DIFFER by {m['difference']:.2g}, do not replace"
+                   for name, side in (("values", f), ("gradients", f["backward"])) if (m := side and side["measured"])]
+    lines += ["; ".join(differences) + "; of the largest"] if differences else []
     return lines + ([f["unmeasured"]] if f["unmeasured"] else [])
 
 
@@ -300,8 +298,9 @@ def _direction(side, paper) -> str:
     def change(text, name):
         return f"{text(now[name])} {paper.to} {text(fused[name])}"
 
-    line = (f"{change(size_of, 'bytes')}, launches {change(str, 'launches')}, {change(figure, 'intensity')} FLOP/B; "
-            f"predicted {change(time_of, 'seconds')}")
+    line = f"{change(size_of, 'bytes')}, launches {change(str, 'launches')}"
+    line += "" if now["intensity"] is None else f", {change(figure, 'intensity')} FLOP/B"
+    line += f"; predicted {change(time_of, 'seconds')}"
     line += "" if side["speedup"] is None else f", {side['speedup']:.2g}x"
     if m is not None:
         line += f"; measured {time_of(m['now'])} {paper.to} {time_of(m['fused'])}, {m['speedup']:.2g}x"

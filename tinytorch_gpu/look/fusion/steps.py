@@ -22,15 +22,17 @@ class Value:
 
     `access`: "contiguous", "strided" or "repeated" (a broadcast view, whose elements are read again and again).
     `held`: the raw array, while a call is looked at. `kept`: the program returns it, or something unseen reads it.
-    `leaf`: a parameter, or another tensor that wants a gradient and was not computed.
+    `leaf`: a parameter, or another tensor that wants a gradient and was not computed. `root`: whether a backward begins
+    here, None where that is not known.
     """
 
-    __slots__ = ("array", "access", "step", "uses", "held", "kept", "leaf")
+    __slots__ = ("array", "access", "step", "uses", "held", "kept", "leaf", "root")
 
     def __init__(self, array, access="contiguous", step=None, held=None):
         self.array, self.access, self.step, self.held = array, access, step, held
         self.uses: list[Step] = []
         self.kept = self.leaf = False
+        self.root: bool | None = None
 
     @property
     def shape(self) -> tuple:
@@ -145,21 +147,24 @@ class Step:
 
 class Program:
     """Steps in order. `complete`: the arrays are there, and uses outside the graph were seen. `leaves`: numbers of the
-    pieces of memory of leaves, as in `Saved.memory`. `active`: the steps that a backward goes through."""
+    pieces of memory of leaves, as in `Saved.memory`. `active`: the steps that a backward goes through: it was seen there
+    (`ran`), or a gradient comes to what they made."""
 
-    def __init__(self, steps, complete, device, unknown=(), leaves=()):
+    def __init__(self, steps, complete, device, unknown=(), leaves=(), ran=()):
         self.steps, self.complete, self.device = steps, complete, device
         self.unknown = list(unknown)  # names of operators whose inside was not seen
         self.leaves = frozenset(leaves)
         self.active: set[Step] = set()
+        ran = set(ran)
         for step in reversed(steps):
-            if any(step.needs) and any(self._reached(v) for v in step.outputs):
+            if any(step.needs) and (step in ran or any(self._reached(v, not ran) for v in step.outputs)):
                 self.active.add(step)
 
-    def _reached(self, value) -> bool:
-        """Whether a gradient comes to a value: from what reads it, if anything does that was seen."""
-        return value.kept or not value.uses or any(
-            s.cls is None or s in self.active and any(v is value for v in s.wants()) for s in value.uses)
+    def _reached(self, value, open_end) -> bool:
+        """Whether a gradient comes to a value; `open_end`: also where nothing reads it, and no backward was seen."""
+        if value.root or not value.uses:
+            return bool(value.root) or value.root is None and open_end
+        return any(s.cls is None or s in self.active and any(v is value for v in s.wants()) for s in value.uses)
 
 
 def access_of(array) -> str:
@@ -212,7 +217,7 @@ def of_graph(tensors) -> Program:
         steps.append(Step(number, name, cls, inputs, outputs, params,
                           note.place if note is not None else None, frame, node))
     for edge in edges:
-        values[endpoint(edge)].kept = True
+        values[endpoint(edge)].kept = values[endpoint(edge)].root = True
     unknown = [s.name for s in steps if s.cls is None or s.cost().family == "unknown"]
     return Program(steps, False, device, unknown, [memory_of(leaf.variable._array)[0] for leaf in leaves])
 
