@@ -57,6 +57,23 @@ def test_nothing_is_told_twice_of_a_view_that_is_changed_in_place():
     assert seen(found.data["events"]) == [("made", "Log")]
 
 
+def test_a_parameter_of_two_models_has_the_name_in_the_one_that_was_called_first():
+    """In each of many programs, wherever their models lie in memory."""
+    found, kept = [], []
+    for k in range(12):
+        kept.append([object() for _ in range(k)])
+        part = nn.Linear(2, 2)
+        models = [nn.Sequential(part), nn.ModuleDict({"part": part})["part"], nn.Sequential(nn.Identity(), part)]
+        kept.append(models)
+        with look.nan() as view:
+            for model in models:
+                model(tt.ones(1, 2)).sum()
+            part.weight.data.fill_(math.nan)
+            part(tt.ones(1, 2)).sum()
+        found.append(view.data["first"]["name"] or [a["role"] for a in view.data["first"]["arrays"]])
+    assert found == [found[0]] * 12 and "0.weight" in str(found[0])
+
+
 def test_log_of_a_negative():
     x = leaf(1.0, -2.0, 4.0)
     with look.nan() as found:

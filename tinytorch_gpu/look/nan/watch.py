@@ -57,7 +57,7 @@ class Origins:
         self._leaves: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> weak leaf
         self._received: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> kinds that were sent to it
         self._outside: dict[int, tuple] = {}  # id of a Tensor -> (it weakly, version, _Operand)
-        self._roots: weakref.WeakSet = weakref.WeakSet()
+        self._roots: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # in the order of first calls
         self._names: dict[int, tuple] = {}  # id of a parameter or buffer -> (it weakly, its name)
         self._named_until = 0  # the count of operators from which on a search for new ones pays again
 
@@ -66,7 +66,7 @@ class Origins:
     def operator(self, node, note, args, outs) -> None:
         self.operators += 1
         if note.place is not None and (root := note.place.root()) is not None and root not in self._roots:
-            self._roots.add(root)
+            self._roots[root] = None
             self._named_until = 0
         operands = [self._operand(i, a) for i, a in enumerate(args)]
         bad = [kinds_of(o, s) for o, s in zip(outs, note.outputs)]
@@ -178,7 +178,7 @@ class Origins:
             return None
         # A table, for a walk of all modules at each operator took time by the square of their number. A Tensor that is
         # none of a model's comes at any time: a new walk waits until as many operators ran as there are names.
-        self._names = {id(t): (weakref.ref(t), name) for root in self._roots
+        self._names = {id(t): (weakref.ref(t), name) for root in reversed(list(self._roots))
                        for named in (root.named_buffers(), root.named_parameters()) for name, t in named}
         self._named_until = self.operators + len(self._names) + 1
         known = self._names.get(id(a))

@@ -146,7 +146,7 @@ class Clip:
 
     def __init__(self, function, line, limit, norm, norm_type):
         self.function, self.line, self.limit, self.norm, self.norm_type = function, line, limit, norm, norm_type
-        self.scaled: set[Entry] = set()
+        self.scaled: dict[Entry, None] = {}  # in the order of the parameters
         self.scale: Number | None = None
 
     def active(self) -> bool:

@@ -261,7 +261,7 @@ class Watch:
             for e in mine:
                 scale = e.scaled_by()
                 if scale is not None:
-                    clip.scaled.add(e)
+                    clip.scaled[e] = None
                     clip.scale = scale
                 if e.before is None:
                     e.before = self.numbers.of(norm_of(e.tensor._grad._array))
