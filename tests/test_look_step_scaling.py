@@ -178,7 +178,7 @@ def test_clipping_scaled_gradients(made):
     assert kinds(view) == ["clip_scaled"] and found["measured"]["scale"] == 1024
     assert found["measured"]["norm"] == pytest.approx(1024 * true, rel=1e-4)
     assert found["where"]["source"] == "clip_grad_norm_(model.parameters(), 1.0)"
-    assert found["parameters"] == [name for name, _ in model.named_parameters()]  # in order, wherever they lie in memory
+    assert found["parameters"] == [name for name, _ in model.named_parameters()]  # in order, whatever their addresses
 
 
 @pytest.mark.parametrize("clip", [False, True])
