@@ -170,7 +170,7 @@ CASES = {
                           "no modules repeat in a Sequential or ModuleList of Linear: pass"),
     "precision": Case(lambda f: precise(Net()), "float16 autocast", lambda f: precise(nn.ReLU()),
                       "no parameter of ReLU requires a gradient"),
-    "overhead": Case(lambda f: look.overhead(lambda: square(Net()(tt.ones(2, 3))), repeats=1), "no_grad",
+    "overhead": Case(lambda f: look.overhead(Net(), tt.ones(2, 3), repeats=1), "no_grad",
                      lambda f: look.overhead(detached), GRAPHLESS),
     "plan": Case(lambda f: planned(2), "parameters", lambda f: look.plan({}), "the config lacks layers, width"),
 }
@@ -413,7 +413,7 @@ def test_the_page_is_whole_and_needs_nothing_else(view, name, case):
     '<script type="application/json">{"a": 1,}</script>', '<p style="background: url(x.png)">x</p>',
     '<iframe srcdoc="&lt;p&gt;"></iframe>', "<body></body>"])
 def test_a_page_that_is_not_whole_is_noticed(bad):
-    good = ('<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>look.</title><style></style></head>'
+    good = ('<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>look.</title><style>p {}</style></head>'
             "<body><p>x</p></body></html>")
     whole(good)
     with pytest.raises((AssertionError, ValueError)):
