@@ -10,6 +10,7 @@ from tinytorch_gpu.cli import main
 from tinytorch_gpu.look.chart import Chart, Series
 from tinytorch_gpu.look.terminal import size_of
 from tinytorch_gpu.nn import Module
+from tinytorch_gpu.utils.checkpoint import checkpoint
 
 
 def test_nan_walks_the_modules_seldom_however_many_there_are(monkeypatch):
@@ -160,3 +161,57 @@ def test_command_calls_several_models_by_their_names(tmp_path, capsys, names, sa
     out = capsys.readouterr().out
     assert out.startswith(f"gradients of {said}: {2 * len(names)} parameters in {len(names)} layers, 2 steps watched")
     assert all(f"{name}.weight" in out for name in names)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return x + self.down(tt.tanh(self.up(x)))
+
+
+def test_profile_tells_a_checkpoints_second_run_apart_from_the_backward():
+    blocks = nn.Sequential(Block(), Block())
+
+    def step(run):
+        x = tt.ones(3, 4, requires_grad=True)
+        with look.profile(blocks) as p:
+            for block in blocks:
+                x = run(block, x)
+            x.sum().backward()
+        return p
+
+    plain, again = step(lambda block, x: block(x)), step(lambda block, x: checkpoint(block, x))
+    for key in ("operators", "nodes", "steps"):
+        assert again.data["counts"][key] == plain.data["counts"][key]
+    ran = {r["name"]: r["calls"] for r in again.data["again"]}
+    assert plain.data["again"] == [] and plain.data["counts"]["again"] == 0
+    # two blocks: both Linear and tanh; nothing after the last saved value, which is the second Linear's
+    assert ran == {"Linear": 4, "Tanh": 2} and again.data["counts"]["again"] == 6
+    calls = [{(o["name"], way): o[way]["calls"] for o in p.data["operators"] for way in ("forward", "backward")
+              if o[way] is not None} for p in (plain, again)]
+    assert calls[0] == calls[1]
+    costs = [{o["name"]: (o["backward"]["flops"], o["backward"]["bytes"]) for o in p.data["operators"]
+              if o["backward"] is not None} for p in (plain, again)]
+    assert costs[0] == costs[1]  # of the rules alone
+    assert [{r["name"]: r["calls"] for r in p.data["rules"]} for p in (again,)] == [
+        {r["name"]: r["calls"] for r in plain.data["rules"]}]
+    parts = {p["part"]: p["seconds"] for p in again.data["parts"]}
+    assert parts["run again by checkpoints"] >= sum(r["own_seconds"] for r in again.data["again"]) * 0.999
+    backward = sum(o["backward"]["seconds"] for o in again.data["operators"] if o["backward"] is not None)
+    whole = again.data["program_seconds"]
+    assert backward + parts["run again by checkpoints"] < whole  # which each was in the other once
+    text = str(again)
+    assert "6 operators again for checkpoints" in " ".join(text.split()) and "run again  calls" in text
+    assert "checkpoint" in {e.get("cat") for e in again.trace()["traceEvents"]}
+
+
+def test_profile_says_that_an_operator_raised():
+    with look.profile() as p:
+        with pytest.raises(RuntimeError):
+            tt.ones(2, 3, requires_grad=True) @ tt.ones(4, 4)
+    missing = p.data["missing"]
+    assert any(m == "no rates, for an exception ended one: Gemm" for m in missing)
+    assert not any("is not known" in m for m in missing)

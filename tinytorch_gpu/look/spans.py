@@ -18,6 +18,7 @@ from ..backend.kernel import Kernel
 from ..nn.call import Callable
 from ..ops import registry
 from ..optim.optimizer import Optimizer
+from ..utils.checkpoint import _Frame
 from .replaced import abandon, standing
 
 __all__ = ["Listener", "Span", "leave", "listen", "residual", "spent"]
@@ -31,10 +32,11 @@ class Span:
 
     `kind`: "operator" (the application of an Operator or a Function, by a user or inside a rule), "inplace" (an
     operator whose result is written into a tensor), "pass" (a whole backward), "backward" (a node's rule, and adding
-    up what it sends), "leaf" (AccumulateGrad), "module" (a call), "step" (of an optimizer), "kernel" (its launch).
-    `what`: the class, the node, the module, the optimizer or the kernel; `place`: (dotted name, class) of the innermost
-    module that is being called, this one included. `given`, `params`, `result`: an operator's arguments and result, a
-    kernel's arguments, until the end of the span.
+    up what it sends), "leaf" (AccumulateGrad), "module" (a call), "step" (of an optimizer), "kernel" (its launch),
+    "again" (the second run of what a checkpoint holds, inside the "backward" of the node that asked for it first).
+    `what`: the class, the node, the module, the optimizer, the kernel or the checkpointed call; `place`: (dotted name,
+    class) of the innermost module that is being called, this one included. `given`, `params`, `result`: an operator's
+    arguments and result, a kernel's arguments, until the end of the span.
     `start`, `stop`: of the clock, without the listeners' own work at this span; `spent`: seconds that listeners took
     within; `nested`: seconds of the spans within, without what listeners took.
     """
@@ -310,6 +312,7 @@ def _class_name(thing) -> str:
 
 _module = _method("module", _class_name)
 _step = _method("step", lambda optimizer: f"{type(optimizer).__name__}.step")
+_again = _method("again", lambda frame: getattr(frame.function, "__name__", None) or _class_name(frame.function))
 _launch = _method("kernel", lambda kernel: kernel.signature.name, keeps=True)
 
 
@@ -348,6 +351,7 @@ def _wrap() -> None:
     _replace(engine, "_leaf", _leaf)
     _replace(Callable, "__call__", _module)
     _replace(Kernel, "__call__", _launch)
+    _replace(_Frame, "_run_again", _again)
 
 
 def _replace(owner, name, wrapping) -> None:

@@ -9,8 +9,8 @@ from .watch import KEPT, Watch
 
 __all__ = ["figures_of"]
 
-AREAS = (("forward", "operators forward"), ("rules", "backward rules"), ("engine", "engine, .grad, hooks"),
-         ("steps", "optimizer steps"), ("modules", "modules' own code"))
+AREAS = (("forward", "operators forward"), ("rules", "backward rules"), ("again", "run again by checkpoints"),
+         ("engine", "engine, .grad, hooks"), ("steps", "optimizer steps"), ("modules", "modules' own code"))
 
 
 def figures_of(watch: Watch, sums: Sums, state: str) -> dict:
@@ -36,12 +36,14 @@ def figures_of(watch: Watch, sums: Sums, state: str) -> dict:
         "view": "profile", "state": state, "device": str(watch.device), "gpu": gpu, "seconds": wall,
         "program_seconds": taken, "device_seconds": sums.device, "threads": len(sums.threads),
         "counts": {"spans": watch.count, "operators": sum(s.calls for s in sums.forward.values()),
+                   "again": sum(s.calls for s in sums.again.values()),
                    "nodes": c["backward"], "passes": c["pass"], "leaves": c["leaf"], "steps": c["step"],
                    "kernels": c["kernel"], "module_calls": c["module"]},
         "overhead": {"seconds": spent, "share": spent / wall if wall else None, "spans": watch.count,
                      "residual_per_span": residual, "residual_seconds": residual * watch.count},
         "parts": parts, "operators": operators,
         "rules": _sorted(sums.rules, lambda s: figures(s, taken, top, gpu)),
+        "again": _sorted(sums.again, lambda s: figures(s, taken, top, gpu)),
         "kernels": _sorted(sums.kernels, lambda s: _kernel(s, taken, top, gpu)),
         "steps": _sorted(sums.steps, lambda s: figures(s, taken, None, gpu)),
         "modules": sorted((_module(m, taken, top, gpu) for m in sums.modules.values()), key=lambda m: -m["seconds"]),
@@ -84,10 +86,16 @@ def _missing(watch, sums, operators, top, state) -> list[str]:
     if state == "open":
         notes.append("the block is still open: these are the figures so far, without the ceilings")
     rows = [(o["name"], r) for o in operators for r in (o["forward"], o["backward"]) if r is not None]
-    unknown = list(dict.fromkeys(name for name, r in rows if r["unknown"]))
-    if unknown:
-        notes.append(f"no rates, for what they compute is not known: {', '.join(unknown[:6])}"
-                     + (f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""))
+    for why, test in (("what they compute is not known", lambda r: r["unknown"] > r["failed"]),
+                      ("an exception ended one", lambda r: 0 < r["unknown"] <= r["failed"])):
+        names = list(dict.fromkeys(name for name, r in rows if test(r)))
+        if names:
+            notes.append(f"no rates, for {why}: {', '.join(names[:6])}"
+                         + (f" and {len(names) - 6} more" if len(names) > 6 else ""))
+    cut = [name for name, found in sums.again.items() if found.failed]
+    if cut:
+        notes.append("what checkpoints run again ends where the last value is there, which leaves no rates for "
+                     f"{', '.join(cut)}")
     if top is not None:
         other = sorted({r["dtype"] for _, r in rows if r["products"] and r["dtype"] not in top.products})
         if other:

@@ -16,7 +16,7 @@ DOMAIN = "tinytorch_gpu"
 # kind of span -> (category, colour)
 KINDS = {"operator": ("operator", "blue"), "inplace": ("operator", "blue"), "pass": ("backward", "orange"),
          "backward": ("backward", "red"), "leaf": ("backward", "orange"), "module": ("module", "purple"),
-         "step": ("optimizer", "green"), "kernel": ("kernel", "yellow")}
+         "step": ("optimizer", "green"), "kernel": ("kernel", "yellow"), "again": ("checkpoint", "cyan")}
 
 
 class nvtx:
@@ -106,6 +106,8 @@ class _Ranges(spans.Listener):
         text = span.name
         if span.kind == "backward":
             text += " backward"
+        elif span.kind == "again":
+            text += " again"
         elif span.kind == "module" and span.place[0]:
             text = f"{span.place[0]} {text}"
         return self._domain.get_event_attributes(message=text, color=color,

@@ -26,9 +26,9 @@ class Sum:
         self.failed += ran.failed
         self.own += ran.own
         if not ran.again:
-            self.seconds += ran.seconds
+            self.seconds += ran.seconds - ran.recomputed
             if ran.device is not None:
-                self.device = (self.device or 0.0) + ran.device
+                self.device = (self.device or 0.0) + ran.device - ran.recomputed_device
 
     def costs(self, ran: Ran) -> None:
         """What one operator application computes and moves."""
@@ -66,6 +66,7 @@ class Sums:
         self.forward: dict[str, Sum] = {}
         self.backward: dict[str, Sum] = {}
         self.rules: dict[str, Sum] = {}
+        self.again: dict[str, Sum] = {}  # what checkpoints ran a second time
         self.kernels: dict[str, Sum] = {}
         self.steps: dict[str, Sum] = {}
         self.modules: dict[tuple, Module] = {}
@@ -81,6 +82,13 @@ class Sums:
             self.areas[ran.area] += ran.own
         if ran.device is not None and not any(a.first is not None for a in _around(ran)):
             self.device = (self.device or 0.0) + ran.device
+        if ran.second and ran.kind in APPLICATIONS:
+            of(self.again, ran.name).took(ran)
+            if ran.kind == "operator":
+                of(self.again, ran.name).costs(ran)
+            return
+        if ran.kind == "again" or ran.second and ran.kind == "module":
+            return
         if ran.kind in APPLICATIONS:
             self._application(ran)
         elif ran.kind == "backward":
@@ -117,10 +125,10 @@ class Sums:
             for k, place in enumerate(_modules(ran.source)):
                 found = self._of(place).backward
                 found.calls += 1
-                found.seconds += ran.seconds
-                found.own += 0.0 if k else ran.seconds
+                found.seconds += ran.seconds - ran.recomputed
+                found.own += 0.0 if k else ran.seconds - ran.recomputed
                 if ran.device is not None:
-                    found.device = (found.device or 0.0) + ran.device
+                    found.device = (found.device or 0.0) + ran.device - ran.recomputed_device
         elif not ran.rule:  # what runs in a module's own code is its own
             inner = next(_modules(ran), None)
             if inner is not None:

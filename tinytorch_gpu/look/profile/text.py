@@ -5,7 +5,8 @@ from ..terminal import Column, count_of, figure, size_of, time_of
 
 __all__ = ["headline", "sentences", "tables_of"]
 
-TITLES = {"rules": "operators that backward rules ran", "kernels": "kernels", "steps": "optimizer steps"}
+TITLES = {"rules": "operators that backward rules ran", "again": "operators that checkpoints ran again",
+          "kernels": "kernels", "steps": "optimizer steps"}
 UNNAMED = {"": "(outermost)", None: "(no part of it)"}
 
 
@@ -14,6 +15,7 @@ def headline(d) -> str:
     c = d["counts"]
     seen = [count_of(c["operators"], "operator") + " forward"]
     seen += [f"{count_of(c['nodes'], 'node')} backward"] if c["nodes"] else []
+    seen += [f"{count_of(c['again'], 'operator')} again for checkpoints"] if c.get("again") else []
     for key, word in (("kernels", "kernel launch"), ("steps", "optimizer step")):
         if c[key]:
             seen.append(f"{c[key]:,} {word}{'' if c[key] == 1 else 'es' if word.endswith('ch') else 's'}")
@@ -81,12 +83,12 @@ def tables_of(d):
         yield "operators", [Column("operator", least=18), Column("way"), Column("calls", right=True), *_times(on),
                             *_rate_columns()], [
             [name, way, f"{r['calls']:,}", *_taken(r, on), *_rates(r)] for name, way, r in both]
-    for key, title, columns in (("rules", "in rules", _rate_columns()),
+    for key, title, columns in (("rules", "in rules", _rate_columns()), ("again", "run again", _rate_columns()),
                                 ("kernels", "kernel", [Column("bytes", right=True, keep=4, rule=True),
                                                        Column("GB/s", right=True, keep=2),
                                                        Column("of copies", right=True, keep=2)]),
                                 ("steps", "optimizer", [])):
-        if d[key]:
+        if d.get(key):
             head = [Column(title, least=18), Column("calls", right=True), *_times(on), *columns]
             yield TITLES[key], head, [[r["name"], f"{r['calls']:,}", *_taken(r, on), *_ends(key, r)] for r in d[key]]
     if d["modules"]:
@@ -102,7 +104,7 @@ def tables_of(d):
 
 
 def _ends(key, r) -> list[str]:
-    if key == "rules":
+    if key in ("rules", "again"):
         return _rates(r)
     if key == "kernels":
         return [size_of(r["bytes"]), figure(r["bytes_per_s"] and r["bytes_per_s"] / 1e9), _percent(r["share"])]

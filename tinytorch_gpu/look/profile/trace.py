@@ -10,7 +10,8 @@ __all__ = ["trace_events"]
 
 HOST, DEVICE = 1, 2  # the rows' groups: processes to the viewer
 LABELS = {"operator": "operator", "inplace": "operator", "backward": "backward", "leaf": "backward", "pass": "backward",
-          "module": "module", "step": "optimizer", "kernel": "kernel"}
+          "module": "module", "step": "optimizer", "kernel": "kernel", "again": "checkpoint"}
+ENDINGS = {"backward": " backward", "again": " again"}
 
 
 def trace_events(ran, thread, start: float, seconds: float, zero, device: str, others: dict) -> dict:
@@ -34,7 +35,7 @@ def trace_events(ran, thread, start: float, seconds: float, zero, device: str, o
     arrows = 0
     for one in sorted(ran, key=lambda r: (r.start, -r.stop)):
         label, row = LABELS[one.kind], threads[one.thread]
-        name = f"{one.name} backward" if one.kind == "backward" else one.name
+        name = one.name + ENDINGS.get(one.kind, "")
         begin = one.start - start
         events.append(_complete(name, label, HOST, row, begin, one.stop - one.start, _args(one)))
         if one.device is not None:

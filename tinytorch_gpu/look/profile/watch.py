@@ -24,20 +24,23 @@ __all__ = ["KEPT", "Ran", "Watch", "names_of"]
 KEPT = 100_000  # spans of the timeline; the tables count all
 MADE = 1_000_000  # operators whose backward is still awaited
 NOTHING: dict = {}
-AREAS = {"backward": "rules", "pass": "engine", "leaf": "engine", "step": "steps", "module": "modules"}
+AREAS = {"backward": "rules", "pass": "engine", "leaf": "engine", "step": "steps", "module": "modules",
+         "again": "again"}
 APPLICATIONS = ("operator", "inplace")
-ON_DEVICE = (*APPLICATIONS, "backward", "leaf", "step", "kernel")
+ON_DEVICE = (*APPLICATIONS, "backward", "leaf", "step", "kernel", "again")
 _PLAIN = (int, float, bool, str, type(None), np.dtype, dtypes.dtype)
 
 
 class Ran:
     """One span that was seen, in the tree of those that this profile saw begin. `area`: which part of the program its
     own time belongs to. `inside`: it is part of an operator; `rule`: of a node's rule. `again`: a thing of the same
-    name is around it. `source`: of a node, the operator that made it. `device`: seconds between its two events."""
+    name is around it. `source`: of a node, the operator that made it. `device`: seconds between its two events.
+    `second`: it runs once more, for a checkpoint; `recomputed`: seconds that a node's rule waited for that, its own and
+    the device's."""
 
     __slots__ = ("kind", "name", "place", "parent", "thread", "area", "inside", "rule", "again", "failed",
                  "start", "stop", "seconds", "own", "first", "last", "device",
-                 "cost", "signature", "params", "bytes", "source")
+                 "cost", "signature", "params", "bytes", "source", "second", "recomputed", "recomputed_device")
 
     def __init__(self, span, parent):
         kind = self.kind = span.kind
@@ -45,14 +48,17 @@ class Ran:
         self.first = self.last = self.device = None
         self.cost = self.signature = self.params = self.bytes = self.source = None
         self.area = AREAS.get(kind, "forward")
-        self.inside = self.rule = self.again = False
+        self.inside = self.rule = self.again = self.second = False
+        self.recomputed = self.recomputed_device = 0.0
         if parent is None:
             self.thread = threading.current_thread()
             return
         self.thread = parent.thread
         self.inside = parent.inside or parent.kind == "operator"
         self.rule = parent.rule or parent.kind == "backward"
-        if parent.area in ("rules", "steps") or parent.area == "engine" and kind != "backward":
+        self.second = parent.second or parent.kind == "again"
+        if kind != "again" and (parent.area in ("rules", "steps", "again")
+                                or parent.area == "engine" and kind != "backward"):
             self.area = parent.area
         above = parent
         while above is not None and not self.again:
@@ -131,6 +137,8 @@ class Watch(spans.Listener):
                 ran.cost = self._cost(ran)
             if ran.last is not None:
                 ran.device = ran.first.elapsed_time(ran.last) / 1e3
+                if ran.kind == "again" and (node := ran.under("backward")) is not None:
+                    node.recomputed_device += ran.device
         return found
 
     # told by spans
@@ -157,6 +165,9 @@ class Watch(spans.Listener):
         ran.seconds, ran.own = span.seconds, span.own
         if span.kind == "operator":
             self._applied(span, ran)
+        elif span.kind == "again":
+            if (node := ran.under("backward")) is not None:
+                node.recomputed += ran.seconds
         elif span.kind == "kernel":
             there = {id(a): a.nbytes for a in span.given or () if is_array(a)}
             ran.bytes = sum(there.values())
