@@ -1,16 +1,14 @@
 """What the backward of one operator application runs and keeps, where the forward's shapes tell."""
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Mapping, Sequence
 
-from .cost import UNKNOWN, Array, Cost, arrays_of
+from .cost import Array, Cost, arrays_of
 from .gradients import NORMS, RULES, factors_of, row_of, statistics
 from .rules import Unknown
 from .traced import Rule, there
 
-__all__ = ["backward_cost", "backward_launches", "kept"]
+__all__ = ["backward_launches", "kept"]
 
 FREE = ("Reshape", "Transpose", "Permute", "Clone", "ViewAsReal", "ViewAsComplex")  # the gradient, looked at otherwise
 COMPLEX = (*FREE, "Add", "Sub", "Neg", "Mul", "Gemm", "Linear", "AddMm", "Conv", "Sum", "Mean")
@@ -44,15 +42,6 @@ def backward_launches(name: str, inputs: Sequence, outputs: Sequence, params: Ma
     except Unknown:
         return None
     return r.ran
-
-
-def backward_cost(name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None,
-                  needs: Sequence[bool] | None = None) -> Cost:
-    """The sum of `backward_launches`: `family="unknown"` with None for its figures where they are not known."""
-    ran = backward_launches(name, inputs, outputs, params, needs)
-    if ran is None:
-        return UNKNOWN
-    return functools.reduce(operator.add, ran) if ran else Cost("view", 0.0, 0, 0)
 
 
 def kept(name: str, inputs: Sequence, outputs: Sequence, params: Mapping | None = None,

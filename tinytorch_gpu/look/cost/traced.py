@@ -27,11 +27,10 @@ class Rule:
 
     def operand(self, i):
         """Operand `i`, an Array or a number."""
-        if self.given[i] is not None:
-            return self.given[i]
-        if isinstance(self.inputs[i], (bool, int, float, complex)):
-            return self.inputs[i]
-        raise Unknown("unknown")
+        found = self.given[i] if self.given[i] is not None else self.inputs[i]
+        if found is None:  # of a graph that was not recorded
+            raise Unknown("unknown")
+        return found
 
     def need(self, i) -> bool:
         return i < len(self.wanted) and self.wanted[i]
