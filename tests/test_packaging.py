@@ -80,8 +80,9 @@ def test_the_tree_imports_without_installation(tmp_path):
 
 def ran(folder, path):
     """Where the package comes from and its version, in a program that runs in `folder` with `path` to import from."""
-    code = "import tinytorch_gpu as tt, tinytorch_gpu.cli, tinytorch_gpu.utils.data; print(tt.__file__, tt.__version__)"
+    code = "import tinytorch_gpu as tt, tinytorch_gpu.cli, tinytorch_gpu.utils.data\n"
+    code += "print(tt.__file__, tt.__version__, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(path)},
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done.stdout.splitlines()

@@ -391,6 +391,18 @@ def test_a_model_never_sees_the_future():
     assert (abs(x[:, 9:] - y[:, 9:]) > 1e-3).any()
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_sample_of_any_bytes_is_written_to_any_stream(encoding, monkeypatch):
+    monkeypatch.setattr(gpt, "write", lambda *a: "def \ufffd(grün) \u2192 x")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert train("--steps", "2") == 0
+    stream.flush()
+    out = stream.buffer.getvalue().decode(encoding)
+    expected = "def \ufffd(grün) \u2192 x".encode(encoding, "backslashreplace").decode(encoding)
+    assert out.endswith(f"--- a sample after 'def ' ---\n{expected}\n") and stream.errors == "strict"
+
+
 def test_runs_are_numbered_and_never_overwritten(capsys):
     assert train("--steps", "5") == 0 and train("--steps", "6") == 0
     assert {p.name for p in Path("runs").iterdir()} == {"gpt-1", "gpt-2"}

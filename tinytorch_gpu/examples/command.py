@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -19,7 +20,8 @@ def guarded(program):
     @functools.wraps(program)
     def main(argv=None) -> int:
         try:
-            return program(sys.argv[1:] if argv is None else list(argv))
+            with escaping(sys.stdout):
+                return program(sys.argv[1:] if argv is None else list(argv))
         except UserError as error:
             message = str(error)
         except MemoryError as error:
@@ -31,6 +33,21 @@ def guarded(program):
         return 1
 
     return main
+
+
+@contextlib.contextmanager
+def escaping(stream):
+    """Inside, characters that the stream's encoding lacks are written as escapes: a sample of a model is any bytes, and
+    a run of hours must not end in a traceback because of them."""
+    errors = getattr(stream, "errors", None)
+    if errors not in ("strict", "surrogateescape") or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=errors)
 
 
 def choose_device(name: str):
