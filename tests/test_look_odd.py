@@ -1,13 +1,15 @@
 """Odd programs under the views: what each printed wrongly once, held against what is true."""
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
 from tinytorch_gpu.cli import main
-from tinytorch_gpu.look.chart import Chart, Series
+from tinytorch_gpu.look.chart import Bars, Chart, Series
 from tinytorch_gpu.look.terminal import size_of
 from tinytorch_gpu.nn import Module
 from tinytorch_gpu.utils.checkpoint import checkpoint
@@ -215,3 +217,13 @@ def test_profile_says_that_an_operator_raised():
     missing = p.data["missing"]
     assert any(m == "no rates, for an exception ended one: Gemm" for m in missing)
     assert not any("is not known" in m for m in missing)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437", "ascii"])
+def test_bars_of_five_parts_have_a_sign_for_each(encoding):
+    parts = [(f"part {k}", 20.0) for k in range(5)]
+    paper = look.view.Paper(io.TextIOWrapper(io.BytesIO(), encoding=encoding), 100)
+    _, legend, bar = Bars("five", [("all", parts, "")]).lines(paper)
+    signs = [word for word in legend.split() if word != "part" and not word.isdecimal()]
+    assert len(set(signs)) == 5 and all(sign in bar for sign in signs)
+    assert ("█" in signs) == (encoding != "ascii")

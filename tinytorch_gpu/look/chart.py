@@ -12,7 +12,7 @@ __all__ = ["Bars", "Chart", "Series", "stack"]
 
 COLORS = ("#1f5fbf", "#c0392b", "#3f8f57", "#8468b5", "#d98a1f", "#2aa5a0", "#7d6648", "#d4569c")
 SIGNS, ASCII_SIGNS = "●▲■◆○△□◇", "ox+*#@%&"
-FILLS, ASCII_FILLS = "█▓▒░", "#=-."
+FILLS, ASCII_FILLS = "█▓▒░■", "#=-.:"
 WIDTH, HEIGHT = 560, 260  # pixels within the axes
 LEFT, TOP, BOTTOM = 84, 34, 46
 INSET = 0.025  # of the axes, between their ends and the first and the last point: no dot lies on a frame
