@@ -27,8 +27,8 @@ def pytest_cmdline_main(config):
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     if (whole and cores > 1 and getattr(option, "numprocesses", 0) is None and option.dist == "no"
             and option.device != "cuda" and not (option.collectonly or option.usepdb)):
-        # two processes on two cores: 15,961 tests in 249 s on a machine with as much other work again. Each process
-        # needs some seconds of imports and collection first: no more than eight
+        # two processes on two cores: the suite in half the time of one. Each process needs some seconds of imports and
+        # collection first: no more than eight
         option.numprocesses, option.dist = min(cores, 8), "worksteal"
 
 
@@ -40,7 +40,8 @@ def pytest_configure(config):
     if not os.access(os.path.expanduser("~"), os.W_OK):  # CuPy makes a folder there when it is imported
         os.environ.setdefault("CUPY_CACHE_DIR", str(cache.cache_folder("cupy")))
     worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
-    config.modules_frozen = 0
+    config.modules_frozen = config.tests_frozen = config.tests_begun = 0
+    config.file_begun = None
     config.base_seed = int(given) if given else worker["base_seed"] if worker else secrets.randbelow(2**32)
     if getattr(config.option, "hypothesis_seed", 0) is None:  # one number repeats the random graphs too
         config.option.hypothesis_seed = str(config.base_seed)
@@ -54,11 +55,15 @@ def pytest_configure_node(node):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     # what was collected and imported is no garbage: a full collection, of which the views of memory ask for many, would
-    # go through a million objects each time
-    if len(sys.modules) > item.config.modules_frozen + 100:
+    # go through a million objects each time. Nor is what pytest keeps of each test; that goes between two files, where
+    # no fixture of a file lives that a test may want to see collected
+    config = item.config
+    config.tests_begun += 1
+    another, config.file_begun = config.file_begun != item.path, item.path
+    if len(sys.modules) > config.modules_frozen + 100 or (another and config.tests_begun > config.tests_frozen + 300):
         gc.collect()
         gc.freeze()
-        item.config.modules_frozen = len(sys.modules)
+        config.modules_frozen, config.tests_frozen = len(sys.modules), config.tests_begun
 
 
 def pytest_report_header(config):
