@@ -387,6 +387,25 @@ def test_the_steps_of_a_recurrent_network_are_one_layers(autocast):
     assert (row["units"], row["dead"], row["function"]) == (3, 1, "relu")
 
 
+def test_parameters_that_are_no_layers_and_inputs_without_a_sample():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterList([nn.Parameter(tt.full((3, 3), v)) for v in (1.0, -1.0)])
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            for w in self.weights:
+                x = F.relu(x.abs() @ w)
+            return self.act(x + 1)
+
+    for samples in (0, 2):
+        view = trained(Net(), tt.ones(samples, 3))
+        rows = [(r["name"], r["after"], r["dead"]) for r in view.data["relus"]]
+        assert rows == ([("", "weights.0", 0), ("", "weights.1", 3), ("act", None, 0)] if samples else [])
+    assert "dead: 3 of 3 units of relu after weights.1 (" in " ".join(str(view).split())
+
+
 def test_which_functions_are_no_rectifiers():
     class Others(nn.Module):
         def __init__(self):

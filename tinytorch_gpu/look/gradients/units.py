@@ -88,7 +88,7 @@ class Units(spans.Listener):
         self._see(output, partial(_Rectifier, name))
 
     def _see(self, output, at) -> None:
-        if not output.ndim:
+        if not output.ndim or not output._array.size:  # no units, or no sample
             return
         axis = 1 if output.ndim > 3 else output.ndim - 1  # channels of an image, else the features
         positive = (output._array > 0).any(axis=tuple(d for d in range(output.ndim) if d != axis))
@@ -146,5 +146,7 @@ def named(row) -> str:
     if row["function"] is None:
         return row["name"]
     after = row["after"]
-    where = f" after {after.rpartition('.')[0] or after}" if after else f" in {row['name']}" if row["name"] else ""
-    return f"{row['function']}{where}"
+    if after is None:
+        return f"{row['function']} in {row['name']}" if row["name"] else row["function"]
+    owner, _, last = after.rpartition(".")
+    return f"{row['function']} after {owner if owner and last in ('weight', 'bias') else after}"
