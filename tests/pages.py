@@ -63,8 +63,8 @@ def whole(text):
     assert page.texts["title"].startswith("look.")
     assert all(a.startswith("#") and a[1:] in page.ids for a in page.addresses)  # places in the page
     assert not {"i", "img", "link", "base", "object", "embed"} & set(page.tags)  # none is used; <i> is in tests' names
-    ids = [i for i in page.ids if i not in ("forward", "backward")]  # of arrow heads, the same in each picture
-    assert len(ids) == len(set(ids))
+    assert len(page.ids) == len(set(page.ids)) and page.tags.count("h1") == 1
+    assert not re.search(r"<(h[1-6]|p|li|ul|pre|code)( [^>]*)?>\s*</\1>", text), "an element of nothing"
     code = " ".join([page.texts["style"], *(t for a, t in page.scripts if a.get("type") != "application/json")])
     assert not [word for word in ASKS if word in code]
     assert re.findall(r"url\((?!#)", text) == [] and set(re.findall(r"https?://[^\"'\s<]*", code)) <= {

@@ -411,10 +411,10 @@ def test_the_page_is_whole_and_needs_nothing_else(view, name, case):
     '<p onclick="x()">x</p>', '<p id="a"></p><p id="a"></p>', "<script>fetch('x')</script>", '<link href="#">',
     "<script>new Image().src = 'https://x.org'</script>", '<script type="application/json">NaN</script>',
     '<script type="application/json">{"a": 1,}</script>', '<p style="background: url(x.png)">x</p>',
-    '<iframe srcdoc="&lt;p&gt;"></iframe>', "<body></body>"])
+    '<iframe srcdoc="&lt;p&gt;"></iframe>', "<body></body>", "<h1>x</h1>", "<h2></h2>"])
 def test_a_page_that_is_not_whole_is_noticed(bad):
     good = ('<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>look.</title><style>p {}</style></head>'
-            "<body><p>x</p></body></html>")
+            "<body><h1>x</h1></body></html>")
     whole(good)
     with pytest.raises((AssertionError, ValueError)):
         whole(good.replace("</body>", bad + "</body>"))

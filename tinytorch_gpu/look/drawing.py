@@ -97,7 +97,9 @@ class Drawing:
         x, y, w, h = self.frame()
         out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{w:.0f}" height="{h:.0f}" '
                f'viewBox="{x:.1f} {y:.1f} {w:.1f} {h:.1f}" font-family="DejaVu Sans, Verdana, sans-serif">', "<defs>"]
-        for kind, (color, _) in ARROWS.items():
+        used = {kind for _, kind in self.arrows}  # a page has several pictures, and each id once
+        for kind in sorted(used):
+            color, _ = ARROWS[kind]
             out.append(f'<marker id="{kind}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="6" markerHeight="6" '
                        f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{color}"/></marker>')
         out += ["</defs>", f'<rect x="{x:.1f}" y="0" width="{w:.1f}" height="{h:.1f}" fill="#ffffff"/>']

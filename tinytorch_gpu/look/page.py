@@ -29,14 +29,16 @@ def embedded(data) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def table(head, rows, right=()) -> str:
-    """An HTML table of plain texts; the columns in `right` are aligned to the right."""
+def table(head, rows, right=(), title="") -> str:
+    """An HTML table of plain texts, under its title; the columns in `right` are aligned to the right."""
     def cells(row, tag):
         return "".join(f'<{tag}{" class=right" if i in right else ""}>{html.escape(str(c))}</{tag}>'
                        for i, c in enumerate(row))
 
     lines = [f"<tr>{cells(row, 'td')}</tr>" for row in rows]
-    return "\n".join(["<table>", f"<thead><tr>{cells(head, 'th')}</tr></thead>", "<tbody>", *lines, "</tbody></table>"])
+    above = [f"<h2>{html.escape(title)}</h2>"] if title else []
+    return "\n".join([*above, "<table>", f"<thead><tr>{cells(head, 'th')}</tr></thead>", "<tbody>", *lines,
+                      "</tbody></table>"])
 
 
 def _beside(name: str) -> str:

@@ -151,7 +151,7 @@ class Gradients(View):
         d = self.data
         first, *others = self._sentences(d)
         parts = [f"<header><h1>{html.escape(first)}</h1></header>", "<main>"]
-        parts += [f"<p>{html.escape(s)}</p>" for s in others]
+        parts += [f"<p>{html.escape(s)}</p>" for s in others if s]
         parts += [self.to_svg()] if d["steps"] else []
         for title, (head, rows) in zip(("layers", "parameters"), self._tables(d)):
             parts += [f"<h2>{title}</h2>", page.table([c.title for c in head], rows,

@@ -152,8 +152,8 @@ class Nan(View):
         parts += [f"<p>{html.escape(s)}</p>" for s in others]
         parts += [self.to_svg()] if d["first"] is not None else []
         for head, rows in self._tables(d):
-            parts += ["<h2></h2>", page.table([c.title for c in head], rows,
-                                             [i for i, c in enumerate(head) if c.right])]
+            right = [i for i, c in enumerate(head) if c.right]
+            parts.append(page.table([c.title for c in head], rows, right, title=head[0].title))
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.nan", "\n".join([*parts, "</main>"]))
 

@@ -119,7 +119,8 @@ class Profile(View):
     def page(self) -> str:
         d = self.data
         if d["state"] == "new":
-            return page.page("look.profile", f"<main><p>{html.escape(d['missing'][0])}</p></main>")
+            return page.page("look.profile", "<header><h1>look.profile</h1></header>\n<main><p>"
+                             f"{html.escape(d['missing'][0])}</p></main>")
         title, *others = sentences(d)
         parts = [f"<header><h1>{html.escape(title)}</h1></header>", "<main>"]
         parts += [f"<p>{html.escape(s)}</p>" for s in others]
