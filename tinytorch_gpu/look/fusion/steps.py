@@ -147,8 +147,8 @@ class Step:
 
 class Program:
     """Steps in order. `complete`: the arrays are there, and uses outside the graph were seen. `leaves`: numbers of the
-    pieces of memory of leaves, as in `Saved.memory`. `active`: the steps that a backward goes through: it was seen there
-    (`ran`), or a gradient comes to what they made."""
+    pieces of memory of leaves, as in `Saved.memory`. `active`: the steps that a backward goes through, because
+    it was seen there (`ran`) or a gradient comes to what they made."""
 
     def __init__(self, steps, complete, device, unknown=(), leaves=(), ran=()):
         self.steps, self.complete, self.device = steps, complete, device
