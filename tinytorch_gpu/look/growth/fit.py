@@ -51,7 +51,7 @@ def _line(x, y) -> tuple[float, float, float | None]:
     """(exponent, factor, residual) of the straight line through the logarithms."""
     across, up = np.log(x), np.log(y)
     centred = across - across.mean()
-    exponent = float(centred @ up / (centred @ centred))
+    exponent = float(centred @ (up - up[0]) / (centred @ centred))  # exactly 0 for figures that do not grow
     level = float(up.mean() - exponent * across.mean())
     residual = None if len(x) < 3 else float(np.sqrt(np.mean((up - level - exponent * across) ** 2)))
     return exponent, math.exp(level), residual
