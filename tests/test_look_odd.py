@@ -227,3 +227,44 @@ def test_bars_of_five_parts_have_a_sign_for_each(encoding):
     signs = [word for word in legend.split() if word != "part" and not word.isdecimal()]
     assert len(set(signs)) == 5 and all(sign in bar for sign in signs)
     assert ("█" in signs) == (encoding != "ascii")
+
+
+def told(run):
+    with look.nan() as found:
+        run()
+    return str(found).splitlines()[0], found.data["first"]["what"]
+
+
+@pytest.mark.parametrize("on", ["tensor", "node"])
+def test_nan_tells_a_hook_from_a_sum(on):
+    def hooked():
+        y = tt.ones(3, requires_grad=True) * 1
+        if on == "tensor":
+            y.register_hook(lambda g: g * float("nan"))
+        else:
+            y.grad_fn.register_prehook(lambda grads: (grads[0] * float("nan"),))
+        y.sum().backward()
+
+    assert told(hooked) == ("a hook on the result of Mul made NaN", "hook")
+
+
+def test_nan_tells_a_sum_from_a_hook():
+    def summed():
+        y = tt.ones(1, requires_grad=True) * 1
+        tt.autograd.backward([y * 3, y * 3], [tt.tensor([1e38]), tt.tensor([1e38])])
+
+    assert told(summed) == ("adding the gradients of the result of Mul made Inf", "sum")
+
+    def given_too():  # one gradient is sent to it, one is given
+        y = tt.ones(1, requires_grad=True) * 1
+        tt.autograd.backward([y * 1, y], [tt.tensor([3e38]), tt.tensor([3e38])])
+
+    assert told(given_too) == ("adding the gradients of the result of Mul made Inf", "sum")
+
+
+def test_nan_names_what_was_given():
+    def given():
+        x = tt.ones(1, requires_grad=True)
+        tt.autograd.grad((x * 2).sum(), x, grad_outputs=tt.tensor(float("nan")))
+
+    assert told(given) == ("the gradient given to backward() for the result of Sum had NaN already", "given")

@@ -153,7 +153,7 @@ class Nan(View):
         parts += [self.to_svg()] if d["first"] is not None else []
         for head, rows in self._tables(d):
             right = [i for i, c in enumerate(head) if c.right]
-            parts.append(page.table([c.title for c in head], rows, right, title=head[0].title))
+            parts.append(page.table([c.title for c in head], rows, right))
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in d["missing"]]
         return page.page("look.nan", "\n".join([*parts, "</main>"]))
 
@@ -209,6 +209,8 @@ def says(e) -> str:
     where = f"leaf {e['name']}" if op == "AccumulateGrad" else f"the result of {op}"
     if e["what"] == "given":
         return f"the gradient given to backward() for {where} had {kinds} already"
+    if e["what"] == "hook":
+        return f"a hook on {where} made {kinds}"
     return f"adding the gradients of {where} made {kinds}"
 
 

@@ -21,16 +21,17 @@ __all__ = ["KEPT", "Origins"]
 
 KEPT = 100  # events
 INF = frozenset({"Inf"})
+NOTHING = (frozenset[str](), 0)  # sent to a node: kinds, gradients
 
 
 class _Origin:
     """What is kept of one operator application, as long as its graph lives."""
 
-    __slots__ = ("name", "place", "frame", "operands", "bad", "targets")
+    __slots__ = ("name", "place", "frame", "operands", "bad", "targets", "node")
 
-    def __init__(self, name, place, frame, operands, bad, targets):
+    def __init__(self, name, place, frame, operands, bad, targets, node=None):
         self.name, self.place, self.frame, self.operands, self.bad = name, place, frame, operands, bad
-        self.targets = targets  # weakly, the notes of the nodes that its gradients go to
+        self.targets, self.node = targets, node  # weakly, the notes of the nodes that its gradients go to; its own node
 
 
 class _Operand:
@@ -46,7 +47,7 @@ class _Operand:
 class Origins:
     """The events in order, each with how many "times" it was. An event: an operator whose result, or gradient, has NaN
     or Inf that nothing it was given has; or something from outside that has them: an operand, a number, the gradient
-    given to backward()."""
+    given to backward(), what a hook returned."""
 
     def __init__(self, stop=None):
         self.stop = stop  # called with the first event
@@ -55,7 +56,8 @@ class Origins:
         self.count = self.operators = self.backwards = 0
         self._known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> _Origin
         self._leaves: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> weak leaf
-        self._received: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> kinds that were sent to it
+        self._received: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # note -> kinds that were sent to it,
+        # and how many gradients
         self._outside: dict[int, tuple] = {}  # id of a Tensor -> (it weakly, version, _Operand)
         self._roots: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # in the order of first calls
         self._names: dict[int, tuple] = {}  # id of a parameter or buffer -> (it weakly, its name)
@@ -78,7 +80,8 @@ class Origins:
             if target.__class__ is AccumulateGrad and other is not None:
                 self._leaves[other] = weakref.ref(target.variable)
         origin = self._known[note] = _Origin(node.name(), note.place, user_frames(innermost=True)[-1],
-                                             [o.row for o in operands if o.row is not None], bad, targets)
+                                             [o.row for o in operands if o.row is not None], bad, targets,
+                                             weakref.ref(node))
         given = union(o.kinds for o in operands)
 
         def rows():
@@ -107,28 +110,30 @@ class Origins:
             found += [_sample_row(row) for row in origin.operands]
             return found + [_array_row(f"grad of input {i}", _raw(g)) for i, g in enumerate(sent) if g is not None]
 
-        received = self._received.pop(note, None)
-        news = given - (received or frozenset())
+        came, sent_to_it = self._received.pop(note, NOTHING)
+        news = given - came
         if news:
-            self._add(origin, "backward", "given" if received is None else "sum", news, rows)
+            hooked = sent_to_it == 1 and _has_hooks(origin.node())
+            self._add(origin, "backward", "hook" if hooked else "sum" if sent_to_it else "given", news, rows)
         made = union(gone) - given
         if made:
             self._add(origin, "backward", "made", made, rows)
         for target, g, kinds in zip(origin.targets, sent, gone):
             other = None if target is None or g is None else target()
             if other is not None:
-                self._received[other] = self._received.get(other, frozenset()) | kinds
+                came, count = self._received.get(other, NOTHING)
+                self._received[other] = came | kinds, count + 1
 
     def leaf(self, note, grads) -> None:
         if note not in self._leaves:
             return
-        received = self._received.pop(note, None)
+        came, sent_to_it = self._received.pop(note, NOTHING)
         given = union(kinds_of(g._array, s) for g, s in zip(grads, note.arrived) if g is not None)
-        news = given - (received or frozenset())
+        news = given - came
         if news:
             name = self._name(self._leaves[note]()) or "a leaf"
             origin = _Origin("AccumulateGrad", None, None, (), (), ())
-            self._add(origin, "backward", "given" if received is None else "sum", news, lambda: [
+            self._add(origin, "backward", "sum" if sent_to_it else "given", news, lambda: [
                 _array_row(f"grad of {name}", g._array) for g in grads if g is not None], name)
 
     def end(self) -> None:
@@ -205,6 +210,12 @@ class Origins:
         self.events.append(event)
         if self.stop is not None:
             self.stop(event)
+
+
+def _has_hooks(node) -> bool:
+    """Whether hooks of a node, or of its results, may have changed what arrived at it."""
+    return node is not None and node.hooks is not None and bool(
+        any(node.hooks.tensor.values()) or node.hooks.pre)
 
 
 def union(sets) -> frozenset:
