@@ -269,7 +269,7 @@ class Trace(View):
     def page(self) -> str:
         parts = [f"<header><h1>{html.escape(self._title())}</h1></header>", "<main>", self.graph.to_svg()]
         for head, rows in self._tables(Paper(), limit=2000):
-            parts.append(page.table([c.title for c in head], rows, title=head[0].title))
+            parts.append(page.table([c.title for c in head], rows))
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in self.data["missing"]]
         return page.page("look.trace", "\n".join([*parts, "</main>"]))
 
