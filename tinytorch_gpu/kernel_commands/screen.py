@@ -1,41 +1,29 @@
 """Where the commands print: its width, whether it has colour, which characters it can show."""
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import textwrap
+
+from ..look.terminal import Paper
 
 __all__ = ["Screen", "columns", "wrapped"]
 
 PIPE = 400  # columns of a pipe: a line for each kernel, for grep
 
 
-class Screen:
+class Screen(Paper):
     """A text stream and what it can show. `COLUMNS` sets the width, `NO_COLOR` takes colour away."""
 
     def __init__(self, stream=None):
         self.stream = stream or sys.stdout
-        terminal = self.stream.isatty()
-        given = os.environ.get("COLUMNS", "")
-        if terminal or (given.isdecimal() and int(given)):
-            self.width = max(20, shutil.get_terminal_size((80, 24)).columns)
-        else:
-            self.width = PIPE
-        self.color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        super().__init__(self.stream, pipe=PIPE)
         self.names: dict[str, str] = {}  # a file's full name and the one that the user gave
-        self.rule = "─"
-        try:
-            self.rule.encode(getattr(self.stream, "encoding", None) or "ascii")
-        except (UnicodeEncodeError, LookupError):
-            self.rule = "-"
 
     def line(self, text="") -> None:
         text = self.renamed(text)
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
         text = text.replace("\u00a0", " ")  # which only kept a line from breaking there
         # a user's file may have names that this screen cannot show
-        self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self.stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding) + "\n")
 
     def renamed(self, text) -> str:
         """With files as the user named them."""
@@ -46,9 +34,6 @@ class Screen:
     def lines(self, lines) -> None:
         for text in lines:
             self.line(text)
-
-    def strong(self, text) -> str:
-        return f"\033[1m{text}\033[0m" if self.color else text
 
     def bad(self, text) -> str:
         return f"\033[31m{text}\033[0m" if self.color else text
@@ -85,7 +70,7 @@ def columns(screen: Screen, head, rows, flexible=(), right=()) -> list[str]:
                             for i, (p, w) in enumerate(zip(parts, widths))).rstrip()
 
     out = [screen.strong(line) for line in lines(head)]
-    out.append("  ".join(screen.rule * w for w in widths))
+    out.append("  ".join(screen.h * w for w in widths))
     for row in rows:
         out += lines(row)
     return out

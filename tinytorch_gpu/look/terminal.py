@@ -20,16 +20,16 @@ _SHORT = {"float64": "f64", "float32": "f32", "float16": "f16", "bfloat16": "bf1
 class Paper:
     """What is written on: its width in columns, whether it has colour, and its signs (`paper.h`, `paper.times`, ...).
 
-    The width is the argument, else the environment's COLUMNS, else that of a terminal, else 80. Colour: on terminals
-    without NO_COLOR. ASCII signs where the stream's encoding lacks the others.
+    The width is the argument, else the environment's COLUMNS, else that of a terminal, else `pipe`. Colour: on
+    terminals without NO_COLOR. ASCII signs where the stream's encoding lacks the others.
     """
 
-    def __init__(self, file=None, width=None):
+    def __init__(self, file=None, width=None, pipe=80):
         terminal = file is not None and hasattr(file, "isatty") and file.isatty()
         if width is None:
             given = os.environ.get("COLUMNS", "")
             asked = terminal or (given.isdecimal() and int(given) > 0)
-            width = max(20, shutil.get_terminal_size((80, 24)).columns) if asked else 80
+            width = max(20, shutil.get_terminal_size((80, 24)).columns) if asked else pipe
         if not isinstance(width, int) or isinstance(width, bool) or width < 20:
             raise ValueError(f"[print] width must be a whole number of at least 20 columns, got {width!r}")
         self.width = width
