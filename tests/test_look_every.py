@@ -190,6 +190,7 @@ def built(tmp_path_factory):
 
     def of(name):
         if name not in found:
+            tt.manual_seed(1)
             found[name] = CASES[name].make(tmp_path_factory.mktemp(name))
         return found[name]
 

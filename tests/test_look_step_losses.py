@@ -153,7 +153,7 @@ def test_losses_meet_where_they_share_parameters(made):
             "right": {"trunk.weight", "trunk.bias", "right.weight", "right.bias"}} if together else {})
 
 
-def slopes(vectors, watch_every=1, clear=True, between=lambda model: None):
+def slopes(vectors, clear=True, between=lambda model: None):
     """Steps of a linear model, each with two losses whose gradients are (1, 0) and a given vector."""
     model = nn.Linear(2, 1, bias=False)
     optimizer = optim.SGD(model.parameters(), lr=1e-9)
