@@ -268,3 +268,28 @@ def test_nan_names_what_was_given():
         tt.autograd.grad((x * 2).sum(), x, grad_outputs=tt.tensor(float("nan")))
 
     assert told(given) == ("the gradient given to backward() for the result of Sum had NaN already", "given")
+
+
+def run_of(folder, metrics):
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(metrics)
+    return look.report(folder)
+
+
+def test_report_says_that_a_run_diverged(tmp_path):
+    view = run_of(tmp_path / "run", "step,loss,grad_norm\n10,2.5,1\n20,1.5,inf\n30,nan,nan\n40,nan,\n")
+    assert ("loss", "2.5 to nan") in view.facts()
+    notes = [m for m in view.data["missing"] if "finite" in m]
+    assert notes == ["loss is not finite in 2 of 4 rows, first at step 30; the curves leave these out",
+                     "grad_norm is not finite in 2 of 4 rows, first at step 20; the curves leave these out"]
+    assert "loss is not finite" in view.page() and "nan" in str(view)
+    fine = run_of(tmp_path / "fine", "step,loss\n1,2\n2,1\n")
+    assert ("loss", "2 to 1") in fine.facts() and not any("finite" in m for m in fine.data["missing"])
+
+
+def test_report_names_the_lines_that_are_no_rows(tmp_path):
+    view = run_of(tmp_path / "run", "step,loss\n1,2\n2,abc\n3,1,7\n\n4,0.5\n5,\n6\n")
+    assert view.data["metrics"] == {"step": [1.0, 4.0, 5.0], "loss": [2.0, 0.5, None]}
+    assert "metrics.csv has 3 lines that are no rows of 2 numbers, left out: 3, 4, 8" in view.data["missing"]
+    one = run_of(tmp_path / "one", "step,loss\n1,2\n2")
+    assert "metrics.csv has 1 line that is no row of 2 numbers, left out: 3" in one.data["missing"]

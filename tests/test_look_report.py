@@ -248,7 +248,9 @@ def test_any_table_with_steps_has_curves(rng):
     assert view.data["metrics"]["mine"] == [4.0, *found["mine"], None]
     assert [c.title for c in view.curves] == ["loss", "mine"]
     assert view.curves[0].points[0] == list(zip([*found["step"], 310], [*found["loss"], 1.25]))
+    line = len(found["step"]) + 2
     assert view.data["missing"] == [
+        f"metrics.csv has 2 lines that are no rows of 3 numbers, left out: {line}, {line + 1}",
         "graph, memory, profile, gradients and environment were not recorded: `tinytorch-gpu train gpt --report` notes "
         "them; with --resume --out r it does for the steps that come"]
     assert json.loads(view.to_json()) == view.data

@@ -57,11 +57,13 @@ def report(folder) -> Report:
         "view": "report", "folder": str(folder), "program": noted.get("program"), "step": 0, "steps": None,
         "seconds": noted.get("seconds"), "units": noted.get("units", {}), "settings": noted.get("settings"),
         "environment": noted.get("environment"),
-        "metrics": _metrics(folder / METRICS) if METRICS in there else {},
+        "metrics": {},
         **{key: noted.get(key) for key in ("graph", "graph_step", "memory", "memory_step", "profile",
                                            "profile_steps", "gradients")},
     }
     missing: list[str] = []
+    if METRICS in there:
+        data["metrics"] = _metrics(folder / METRICS, missing)
     if CHECKPOINT in there and (data["settings"] is None or data["seconds"] is None):
         _from_checkpoint(data, folder / CHECKPOINT, missing)
     try:
@@ -78,15 +80,26 @@ def report(folder) -> Report:
                          "page is made from the other files") from e
 
 
-def _metrics(path: Path) -> dict[str, list]:
+def _metrics(path: Path, missing: list[str]) -> dict[str, list]:
     """The columns of a table with a head, in the order of its steps; None for an empty cell. A line that is no row,
-    as a process that was killed may leave, does not count."""
+    as a process that was killed may leave, does not count, which `missing` is told."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.reader(file)
         head = next(lines, [])
         if "step" not in head:
             raise ValueError(f"[report] {path} has no column `step` in its first line")
-        rows = [row for row in map(_cells, lines) if row is not None and len(row) == len(head)]
+        rows, others = [], []
+        for texts in lines:
+            row = _cells(texts)
+            if row is not None and len(row) == len(head):
+                rows.append(row)
+            elif texts:
+                others.append(lines.line_num)
+    if others:
+        shown = ", ".join(map(str, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        are = "is no row" if len(others) == 1 else "are no rows"
+        missing.append(f"{METRICS} has {count_of(len(others), 'line')} that {are} of {count_of(len(head), 'number')}, "
+                       f"left out: {shown}")
     place = head.index("step")
     rows = sorted((row for row in rows if row[place] is not None), key=lambda row: row[place] or 0.0)
     return {name: [row[k] for row in rows] for k, name in enumerate(head)}
@@ -125,6 +138,11 @@ def _missing(d, recorded) -> list[str]:
     found = []
     if not d["metrics"].get("step"):
         found.append(f"no curves: {METRICS} is not there or has no row")
+    for name, column in d["metrics"].items():
+        bad = [s for s, v in zip(d["metrics"]["step"], column) if v is not None and not math.isfinite(v)]
+        if bad and name != "step":
+            found.append(f"{name} is not finite in {len(bad):,} of {count_of(len(column), 'row')}, first at step "
+                         f"{bad[0]:,.0f}; the curves leave these out")
     if not recorded:
         command = f"`tinytorch-gpu train {program} --report`"
         found.append(f"graph, memory, profile, gradients and environment were not recorded: {command} notes them; with "
@@ -179,9 +197,9 @@ class Report(View):
         def there(column):
             return [v for v in m.get(column, ()) if v is not None and math.isfinite(v)]
 
-        if losses := there("loss"):
+        if losses := [v for v in m.get("loss", ()) if v is not None]:  # also one that is not finite any more
             found.append((f"loss{self._unit('loss')}", f"{figure(losses[0], 4)} to {figure(losses[-1], 4)}"))
-        if held := there("held_out"):
+        if held := [v for v in m.get("held_out", ()) if v is not None]:
             found.append((f"held out{self._unit('held_out')}", f"{figure(held[-1], 4)} at last"))
         if d["seconds"] is not None:
             found.append(("trained", time_of(d["seconds"])))
