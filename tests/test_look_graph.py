@@ -591,6 +591,32 @@ def test_a_changed_view_is_in_its_module_and_its_line_is_known_under_anomaly_mod
     assert node["line"] is None
 
 
+def test_what_is_saved_is_told_alike_recorded_or_not_before_and_after_a_backward():
+    """A change in place copies what its operator saved of the old value: of a view the view, not all of its memory."""
+    x, w = tt.ones(8, 4, requires_grad=True), tt.ones(4, requires_grad=True)
+
+    def program():
+        h = x * 2
+        h[1:3].mul_(w)  # saves a copy of two rows, 32 bytes, and w
+        g = x * 1
+        g.exp_()  # saves its result, which is g: 128 bytes
+        k = x * 1
+        k.mul_(k)  # saves the old value, once
+        return (h + g * 3 + k).sum()
+
+    def told(view):
+        return [(n["name"], n["saved_bytes"], [(s["what"], s["shape"], s["bytes"], s["memory_bytes"], s["counted"])
+                                               for s in n["saved"]]) for n in operators(view)]
+
+    plain = told(look.graph(program()))
+    with look.record():
+        loss = program()
+        before = told(look.graph(loss))
+        loss.backward()
+    assert [(name, n) for name, n, kept in plain if kept] == [("Mul", 32), ("Exp", 128), ("Mul", 128)]
+    assert before == plain and told(look.graph(loss)) == plain
+
+
 def test_a_function_that_changes_a_view():
     class Doubles(tt.autograd.Function):
         @staticmethod

@@ -109,12 +109,14 @@ def inplace(name, target, compute):
     node = out._node
     if node is not None and node._saved is not None:
         node._saved, node._owners, node._versions = list(node._saved), list(node._owners), list(node._versions)
+        before = None
         for i, s in enumerate(node._saved):
             if s is memory:  # the operator needs the value from before the change
-                node._saved[i] = s.copy()
-                node._owners[i] = None
-                if streams.several:
-                    streams.born(node._saved[i])
+                if before is None:
+                    before = memory.copy()
+                    if streams.several:
+                        streams.born(before)
+                node._saved[i], node._owners[i] = before, None
     if streams.several:
         streams.touch(result)
         streams.writing(memory)

@@ -178,7 +178,9 @@ class _Recorder:
                 if leaf is None:
                     leaf = leaves[-1] = NOTES[target] = Note()
                 self._hook(target, target.register_prehook, partial(_at_leaf, leaf))
-        self._hook(node, node.register_hook, partial(_after_backward, note, targets, leaves, _Label(node.name())))
+        kept = weakref.ref(node), id(node._saved)
+        self._hook(node, node.register_hook, partial(_after_backward, note, kept, targets, leaves,
+                                                     _Label(node.name())))
         for watcher in record.watchers:
             watcher.operator(node, note, args, outs)
 
@@ -222,7 +224,10 @@ def _at_leaf(note, grads):
         watcher.leaf(note, grads)
 
 
-def _after_backward(note, targets, leaves, label, sent, arrived):
+def _after_backward(note, kept, targets, leaves, label, sent, arrived):
+    node = kept[0]()
+    if node is not None and id(node._saved) != kept[1]:  # after it was noted, its result was written into an operand
+        note.saved = saved_of(node)
     note.arrived = tuple([None if g is None else sample(g._array) for g in arrived])
     fitted = [None if g is None or target is None else fit(g._array, *target, label, i)
               for i, (g, target) in enumerate(zip(sent, targets))]

@@ -150,7 +150,9 @@ class _Memory:
 
     def count(self, node, note):
         """(entries, bytes that this node is the first to keep, parameters apart); (None, None) where freed."""
-        kept = note.saved if note is not None and note.saved is not None else saved_of(node)
+        kept = saved_of(node)
+        if kept is None and note is not None:  # a backward has freed it
+            kept = note.saved
         if kept is None:
             return None, None
         entries, total = [], 0
