@@ -483,3 +483,13 @@ def test_nothing_to_see_is_told(case, name, tmp_path):
             with pytest.raises(ValueError, match=r"\[save\] there is nothing to draw: "):
                 view.save(tmp_path / f"view.{ending}")
             assert not (tmp_path / f"view.{ending}").exists()
+
+
+@pytest.mark.parametrize("name", ["gradients", "memory", "nan", "profile", "step"])
+def test_a_view_of_a_block_watches_one(view, name):
+    with pytest.raises(RuntimeError, match=rf"^\[{name}\] a view watches one block: call look.{name}\(\) again"), view:
+        pass
+
+
+def test_these_are_the_views_of_blocks(built):
+    assert {n for n in CASES if hasattr(built(n), "__enter__")} == {"gradients", "memory", "nan", "profile", "step"}

@@ -660,7 +660,7 @@ def test_blocks_that_do_not_fit_together():
         with pytest.raises(RuntimeError, match=r"\[memory\] look.record\(\) or another look.memory\(\) is open"), \
                 look.memory():
             pass
-    with pytest.raises(RuntimeError, match="this view has its block already"), m:
+    with pytest.raises(RuntimeError, match="a view watches one block"), m:
         pass
     with look.record(), pytest.raises(RuntimeError, match="is open"), look.memory():
         pass

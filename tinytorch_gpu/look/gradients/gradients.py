@@ -71,7 +71,7 @@ class Gradients(View):
 
     def __enter__(self):
         if self._state != "read":
-            raise RuntimeError("[gradients] a view watches one block: call look.gradients again for another")
+            raise RuntimeError("[gradients] a view watches one block: call look.gradients() again for another")
         self._state = "watching"
         self._watch.rows.clear()
         self._watch.alive.clear()

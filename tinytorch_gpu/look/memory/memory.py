@@ -63,7 +63,7 @@ class Memory(View):
 
     def __enter__(self):
         if self._given is None:
-            raise RuntimeError("[memory] this view has its block already: call look.memory() once more")
+            raise RuntimeError("[memory] a view watches one block: call look.memory() again for another")
         if modes.recorder is not None:
             raise RuntimeError("[memory] look.record() or another look.memory() is open, whose notes take memory of "
                                "their own: end that block first, or open look.record() inside of look.memory()")

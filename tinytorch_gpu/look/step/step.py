@@ -67,7 +67,7 @@ class Step(View):
 
     def __enter__(self):
         if self._state != "ready":
-            raise RuntimeError("[step] a view watches one block: call look.step again for another")
+            raise RuntimeError("[step] a view watches one block: call look.step() again for another")
         self._state = "watching"
         self._watch.open()
         return self
