@@ -261,7 +261,14 @@ def test_residual_and_norm(rng, quick):
 
     found = only(fusion(run, measure=True))
     assert found["kind"] == "residual + norm" and "add_layer_norm" in found["use"]
-    assert found["measured"]["agrees"] and len(found["writes"]) == 2
+    assert found["measured"]["agrees"] and len(found["writes"]) == 2 and found["backward"]["measured"]["agrees"]
+    # the norm reads gradient, sum, weight, mean and 1 / deviation and writes three gradients; the sum's own gradient is
+    # added behind it, fused it is read by the same kernel
+    array, row, each = 4 * 40, 4 * 8, 4 * 5
+    norms = 3 * array + 3 * row + 2 * each
+    assert found["backward"]["now"]["bytes"] == norms + 3 * array and found["backward"]["now"]["launches"] == 2
+    assert found["backward"]["fused"]["bytes"] == norms + array and found["backward"]["fused"]["launches"] == 1
+    assert found["saved"] == {"now": array + 2 * each, "fused": array + 2 * each}  # the sum, mean, 1 / deviation
     rms = nn.RMSNorm(8)
     found = only(fusion(lambda: rms(x + y), measure=True))
     assert "add_rms_norm" in found["use"] and found["measured"]["agrees"]

@@ -184,7 +184,7 @@ def _data(program: Program, found: list[Finding], top: Ceiling, measured: bool, 
         "view": "fusion", "source": "graph" if graph else "call", "findings": rows, "total": total,
         "ceiling": {"device": top.device, "gpu": top.gpu, "bandwidth": top.bandwidth, "launch": top.launch,
                     "products": dict(top.products), "note": top.note},
-        "missing": _missing(program, rows, measured, graph),
+        "missing": _missing(program, rows, measured, graph, total["unknown"]),
     }
 
 
@@ -230,7 +230,7 @@ def _chain(place) -> list:
     return found
 
 
-def _missing(program, rows, measured, graph) -> list[str]:
+def _missing(program, rows, measured, graph, unknown_rules) -> list[str]:
     notes = []
     if graph:
         unnoted = sum(s.frame is None for s in program.steps)
@@ -247,6 +247,9 @@ def _missing(program, rows, measured, graph) -> list[str]:
     if unknown:
         notes.append(f"what these compute is not known, they count as a launch: {', '.join(unknown[:6])}"
                      + (" and more" if len(unknown) > 6 else ""))
+    if unknown_rules:
+        notes.append(f"gradient rules that are not known count as a launch: {', '.join(unknown_rules[:6])}"
+                     + (" and more" if len(unknown_rules) > 6 else ""))
     if rows and not any(f["saved"] for f in rows):
         notes.append("forward only: no gradient goes through what was found (it ran under no_grad(), was detached, or "
                      "nothing in it requires grad)")

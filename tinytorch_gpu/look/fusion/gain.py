@@ -10,6 +10,7 @@ import numpy as np
 from ...autograd import grad as gradients_of
 from ...autograd.modes import enable_grad, no_grad
 from ...backend.device import backend_for, host_array
+from ...ops.data import tensor
 from ...tensor import Tensor, make
 from ..cost.ceiling import Ceiling
 from ..cost.cost import Cost
@@ -218,8 +219,7 @@ def _compared(device, old, new, made=None) -> dict:
 
 def _drawn(rng, like: Tensor) -> Tensor:
     """Random numbers of its shape, dtype and device: a gradient of ones is one that softmax makes nothing of."""
-    xp = backend_for(like.device).xp
-    return make(xp.asarray(rng.standard_normal(like.shape), like._array.dtype))
+    return tensor(rng.standard_normal(like.shape), dtype=like.dtype, device=like.device)
 
 
 def _kept_by(outs, leaves) -> int | None:

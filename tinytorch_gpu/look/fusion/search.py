@@ -4,7 +4,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..cost.backward import backward_launches, kept
@@ -56,7 +56,8 @@ class Applied:
 class Finding:
     """Steps that could be one. `use`: the call that does it, None where this package has none; `by`: the operators that
     this call applies; `parts`: what each of its launches moves and computes in the forward; `replace(arrays)` makes the
-    result from {value: Tensor}; `active`: the steps that a backward goes through, the last first."""
+    result from {value: Tensor}; `active`: the steps that a backward goes through, the last first; `met`: those of
+    `writes` to which a gradient comes from outside."""
 
     kind: str
     steps: list[Step]
@@ -68,6 +69,7 @@ class Finding:
     notes: list[str] = field(default_factory=list)
     by: list[Applied] = field(default_factory=list)
     active: list[Step] = field(default_factory=list)
+    met: list[Value] = field(default_factory=list)
     ways: Callable | None = None  # of an update loop: (the steps, the replacement, what each changed)
 
     def now(self) -> Cost:
@@ -90,24 +92,28 @@ class Finding:
     def backward(self, host: bool) -> list[Cost]:
         """What the backward of the steps starts: their rules, and sums of what comes to one value on several ways."""
         ran = [c for s in self.active for c in s.backward(host) or ()]
-        ways = Counter(v for s in self.active for v in s.wants())
+        ways = Counter([*self.met, *(v for s in self.active for v in s.wants())])
         return ran + [cost("Add", [v.array, v.array], [v.array]) for v, n in ways.items() for _ in range(n - 1)]
+
+    def _reached(self) -> Iterator[tuple[Applied, set[Value]]]:
+        """The operators of `by` through which a backward goes, with the values that want a gradient."""
+        wanted = set(self.wanted())
+        for applied in self.by:
+            if not wanted.isdisjoint(applied.inputs):
+                yield applied, wanted
+                wanted.update(v for v in applied.outputs if isinstance(v, Value))
 
     def fused_backward(self, host: bool) -> list[Cost] | None:
         """What the backward of the replacement starts. A kernel of one's own reads what the forward read and the
         gradients of what it wrote, and writes those of what it read; around products nothing changes."""
-        now, wanted = self.backward(host), set(self.wanted())
+        now = self.backward(host)
         if not self.by:
             if any(c.products for c in now):
                 return now
             moved = total(now)
             return [Cost(moved.family, moved.flops, sum(v.array.nbytes for v in self.reads) + sum(
-                v.array.nbytes for v in self.writes), sum(v.array.nbytes for v in wanted))]
-        found: list[list[Cost] | None] = []
-        for applied in self.by:
-            if not wanted.isdisjoint(applied.inputs):
-                found.insert(0, applied.backward(wanted, host))
-                wanted.update(v for v in applied.outputs if isinstance(v, Value))
+                v.array.nbytes for v in self.writes), sum(v.array.nbytes for v in self.wanted()))]
+        found = [applied.backward(wanted, host) for applied, wanted in self._reached()]
         return None if any(part is None for part in found) else [c for part in found for c in part or ()]
 
     def saved(self, leaves) -> int | None:
@@ -118,16 +124,9 @@ class Finding:
 
     def fused_saved(self, leaves) -> int | None:
         """Bytes that the replacement would keep; a kernel of one's own what it reads, if that is less than now."""
-        wanted = set(self.wanted())
-        keeps: list[Value | Array] = list(self.reads)
-        if self.by:
-            keeps = []
-            for applied in self.by:
-                if not wanted.isdisjoint(applied.inputs):
-                    keeps += applied.kept(wanted)
-                    wanted.update(v for v in applied.outputs if isinstance(v, Value))
+        keeps: list[Value | Array] = [v for applied, wanted in self._reached() for v in applied.kept(wanted)]
         found = {}
-        for n, v in enumerate(keeps):
+        for n, v in enumerate(keeps if self.by else self.reads):
             key, size, leaf = v.memory if isinstance(v, Value) else (n, v.nbytes, False)
             if not leaf and key not in leaves:
                 found[key] = size
@@ -182,8 +181,10 @@ class Search:
         reads and writes what is outside once."""
         steps = sorted(set(steps), key=lambda s: s.number)
         reads, host = self.reads(steps), self.program.device.type == "cpu"
+        active = self.program.active
         found = Finding(kind, steps, reads, list(writes), list(parts), use, replace, list(notes), list(by),
-                        [s for s in reversed(steps) if s in self.program.active])
+                        [s for s in reversed(steps) if s in active],
+                        [v for v in writes if v.root or any(u in active and u not in steps for u in v.uses)])
         if not parts and by:
             found.parts = [c for applied in by for c in applied.launches(host)]
         elif not parts:
