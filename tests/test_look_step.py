@@ -423,7 +423,7 @@ def test_a_sentence_names_four_parameters(seed, layers, named):
 
 def test_a_chart_of_two_steps_with_a_log_scale_where_norms_differ(made):
     model, optimizer, x = made
-    for factor, steps in ((1, 1), (1, 2), (1000, 2)):
+    for factor, steps in ((1, 1), (1, 2), (1000, 2), (1, 9), (1, 10)):
         with look.step(model, optimizer) as view:
             for k in range(steps):
                 optimizer.zero_grad()
@@ -431,7 +431,7 @@ def test_a_chart_of_two_steps_with_a_log_scale_where_norms_differ(made):
                 optimizer.step()
         assert ("norm of the gradient, SGD" in str(view)) == (steps > 1)
         assert ("log scale" in str(view)) == (factor == 1000)
-        assert ("percentile 90 of 2 norms" in " ".join(str(view).split())) == (steps > 1)
+        assert ("percentile 90 of" in " ".join(str(view).split())) == (steps > 1)
 
 
 def test_nothing_ran_inside_the_block(made):
@@ -446,7 +446,7 @@ def test_nothing_ran_inside_the_block(made):
     with look.step(model, optimizer) as view:
         loss_of(model, x).backward()
     text = " ".join(str(view).split())
-    assert {p["state"] for p in view.data["parameters"]} == {"trained"} and "no step to judge" in text
+    assert {p["state"] for p in view.data["parameters"]} == {"reached"} and "no step to judge" in text
     assert "states of the parameters are not known" not in text
 
 
