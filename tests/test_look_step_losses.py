@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from step_program import finding, host, kinds, program, scaler_of
+from step_program import finding, host, kinds, loss_of, program, scaler_of
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn, optim
@@ -276,3 +276,23 @@ def test_a_loss_that_is_drowned(made):
 @pytest.mark.parametrize("size, expected", [(999.0, []), (1001.0, ["drowned"]), (math.inf, [])])
 def test_a_thousandfold_drowns(size, expected):
     assert [kind for kind in kinds(slopes([[size, 0.0]])) if kind != "loss"] == expected
+
+
+def test_many_losses_have_one_sentence(made):
+    """The sum over time steps: each two of them meet."""
+    model, optimizer, x = made
+    for count in (2, 3, 5):
+        with look.step(model, optimizer, apart=1) as view:
+            optimizer.zero_grad()
+            parts = [loss_of(model, x) * (k + 1) for k in range(count)]
+            tt.stack(parts).sum().backward()
+            optimizer.step()
+        meetings, text = view.data["meetings"], " ".join(str(view).split())
+        assert len(meetings) == count * (count - 1) // 2
+        norms = [m["norm"] for pair in meetings for m in pair["losses"]]
+        assert max(norms) == pytest.approx(count * min(norms), rel=1e-4)  # the same loss, times 1 to count
+        if count < 5:
+            assert text.count(" meet in ") == len(meetings)
+        else:
+            assert f"5 losses meet in {len(list(model.parameters()))} parameters, by twos: " in text
+            assert text.count(" meet in ") == 1

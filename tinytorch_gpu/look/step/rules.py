@@ -227,8 +227,8 @@ def _survivors(watch) -> list[dict]:
 
 
 def standing(watch) -> dict[int, str]:
-    """{id of a parameter: "trained", "frozen", "never reached", "not in the optimizer", "not in the model", or "not
-    known" where no backward() ran}."""
+    """{id of a parameter: "trained" ("reached" where no step ran), "frozen", "never reached", "not in the optimizer",
+    "not in the model", or "not known" where no backward() ran}."""
     covered: dict[int, set] = {}
     for o in watch.optimizers:
         for group in o.param_groups:
@@ -243,7 +243,7 @@ def standing(watch) -> dict[int, str]:
         elif e.owner is not None and watch.optimizers and key not in covered:
             found[key] = "not in the optimizer"
         elif has or not watch.backwards:
-            found[key] = "trained" if has else "not known"
+            found[key] = "not known" if not has else "trained" if watch.rows else "reached"
         else:
             found[key] = "not in the model" if e.owner is None else "never reached"
     return found

@@ -23,6 +23,7 @@ __all__ = ["Step", "step"]
 
 SHOWN = 20  # rows of a table of the text; all are in the data
 DRAWN = 60  # bars of a picture
+PAIRS = 3  # pairs of losses that have a sentence each
 
 
 def step(model, optimizer=None, *, percentile: float = 90.0, apart: int = 10) -> Step:
@@ -116,15 +117,11 @@ class Step(View):
             skipped = f"; {count_of(c['skipped'], 'skipped step')} not counted" if c["skipped"] else ""
             found.append(f"clipped: {c['clipped']} of {count_of(c['steps'], 'step')} ({c['share']:.0%}) at {limits}"
                          f"{skipped}")
-        if c["suggested"] is not None and c["measured"] > 1:
+        if _suggests(c):
             before = " before clipping" if c["steps"] else ""
             found.append(f"percentile {c['percentile']:g} of {c['measured']} norms{before}: {figure(c['suggested'])}; "
                          f"as a threshold it would have clipped {c['share_suggested']:.0%} of the steps")
-        for m in d["meetings"]:
-            a, b = m["losses"]
-            angle = "" if m["cosine"] is None else f"; the cosine between them is {m['cosine']:.2f}"
-            found.append(f"{a['name']} (norm {figure(a['norm'])}) and {b['name']} ({figure(b['norm'])}) meet in "
-                         f"{count_of(m['parameters'], 'parameter')}{angle}")
+        found += _meetings(d["meetings"])
         return found
 
     def _tables(self, d):
@@ -155,7 +152,7 @@ class Step(View):
             clipped = any(s["clips"] for s in rows)
             series = []  # the last ones are drawn above the others
             c = d["clipping"]
-            if c["measured"] > 1 and c["norm_type"] == 2 and len(d["optimizers"]) == 1:
+            if _suggests(c) and c["norm_type"] == 2 and len(d["optimizers"]) == 1:
                 series.append(Series(f"percentile {c['percentile']:g}", [xs[0], xs[-1]], [c["suggested"]] * 2,
                                      marks=False, dashed=True))
             limits = [next((c["limit"] for c in s["clips"] if c["norm_type"] == 2), None) for s in rows]
@@ -205,6 +202,29 @@ class Step(View):
         if not drawings:
             raise ValueError("[save] there is nothing to draw: norms need a step with gradients inside the block")
         return stack(*drawings)
+
+
+def _suggests(c) -> bool:
+    """Are there so many norms that the percentile leaves one above it?"""
+    above = c["measured"] * (1 - c["percentile"] / 100)
+    return c["suggested"] is not None and (above >= 1 - 1e-9 or c["percentile"] == 100)
+
+
+def _meetings(meetings) -> list[str]:
+    """A sentence for each two losses that meet; for all of them together where they are many."""
+    if len(meetings) > PAIRS:
+        losses = {(x["name"], str(x["line"])): x for m in meetings for x in m["losses"]}.values()
+        counts = sorted({m["parameters"] for m in meetings})
+        low, high = (figure(f(x["norm"] for m in meetings for x in m["losses"])) for f in (min, max))
+        return [f"{len(losses)} losses meet in {' to '.join(f'{n:,}' for n in (counts[0], counts[-1])[:len(counts)])} "
+                f"parameters, by twos: their norms there are {low} to {high}"]
+    found = []
+    for m in meetings:
+        a, b = m["losses"]
+        angle = "" if m["cosine"] is None else f"; the cosine between them is {m['cosine']:.2f}"
+        found.append(f"{a['name']} (norm {figure(a['norm'])}) and {b['name']} ({figure(b['norm'])}) meet in "
+                     f"{count_of(m['parameters'], 'parameter')}{angle}")
+    return found
 
 
 def _below(paper, text) -> list[str]:
