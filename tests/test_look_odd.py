@@ -293,3 +293,22 @@ def test_report_names_the_lines_that_are_no_rows(tmp_path):
     assert "metrics.csv has 3 lines that are no rows of 2 numbers, left out: 3, 4, 8" in view.data["missing"]
     one = run_of(tmp_path / "one", "step,loss\n1,2\n2")
     assert "metrics.csv has 1 line that is no row of 2 numbers, left out: 3" in one.data["missing"]
+
+
+def test_trace_of_large_arrays_writes_whole_norms_where_columns_are_few():
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 7))
+    with look.record():
+        loss = model(tt.ones(4, 5)).square().mean()
+    view = look.trace(loss, model)
+    narrow = "\n".join(view.lines(look.view.Paper(None, 80)))
+    sent = {}
+    for step in view.data["steps"]:
+        for i in step["inputs"]:
+            sent[step["node"], i["node"]] = i["gradient"]
+    back = narrow[narrow.index("backward "):narrow.index("leaf ")]
+    for (_, _), gradient in sent.items():
+        if "values" not in gradient:
+            assert f"norm {gradient['norm']:.3g}" in back
+    assert ", mean " not in back and "not shown in 80 columns: mean and range of gradients" in narrow
+    wide = "\n".join(view.lines(look.view.Paper(None, 400)))
+    assert "norm" in wide and ", mean " in wide[wide.index("backward "):]

@@ -201,37 +201,35 @@ class Trace(View):
 
     def lines(self, paper: Paper) -> list[str]:
         lines = wrap(paper, self._title())
-        for head, rows in self._tables(paper, room=paper.width):
+        short = self._is_long(paper)
+        for head, rows in self._tables(paper, room=paper.width, short=short):
             body, _ = table(paper, head, rows)
             lines += ["", *body]
-        return lines + with_notes(paper, self.data["missing"])
+        return lines + with_notes(paper, self.data["missing"], ["mean and range of gradients"] if short else ())
 
     def _title(self) -> str:
         first = self.data["steps"][0]
         counts = f"{count_of(self.data['totals']['operators'], 'operator')}, {count_of(len(self._leaves()), 'leaf')}"
         return f"the chain rule of {first['name']}: {counts}; grad is what arrives, y the result, a, b, x the inputs"
 
-    def _tables(self, paper, limit=SHOWN, room=None):
-        """(head, rows) of each; `room`: columns for a name and its sum, of which the end may be cut off."""
-        operators = [n for n in self.data["nodes"] if n["kind"] == "operator"]
-        forward = [[n["name"], "", self._value(n)] for n in self._leaves()]
-        forward += [[f"#{n['id']} {n['name']}", self.data["forward"][str(n["id"])], self._value(n)]
-                    for n in operators]
-        backward = []
-        for step in self.data["steps"]:
-            if not step["inputs"]:
-                continue
-            first, arrived = next((k, g) for k, g in enumerate(step["gradient"]) if g is not None)
-            gradient = value_text(arrived, self._dtype(step["node"], first))
-            for k, i in enumerate(step["inputs"]):
-                backward.append(["" if k else f"#{step['node']} {step['name']}", "" if k else gradient,
-                                 f"{paper.to} {_name(i, self.nodes)}", _rule_text(i), derivative_text(i["derivative"]),
-                                 value_text(i["gradient"], self._dtype(i["node"], i["output"]))])
-        yield ([Column(f"forward {paper.down}", least=8), Column("computes", least=8), Column("value", least=8)],
-               _middle(forward, limit))
-        yield ([Column(f"backward {paper.up}", least=8), Column("grad", least=5), Column("", least=4),
-                Column("rule", least=19), Column("local", keep=1, least=9), Column("sends", least=7)],
-               _middle(backward, limit))
+    def _is_long(self, paper) -> bool:
+        """Whether the columns are too few for the backward's table with all figures of large arrays."""
+        head, rows = list(self._tables(paper))[1]
+        wide = [max(columns(row[k]) for row in [[c.title for c in head], *rows]) for k in range(len(head))]
+        return sum(wide) + 2 * (len(head) - 1) > paper.width and any(
+            "values" not in i["gradient"] and i["gradient"]["mean"] is not None
+            for step in self.data["steps"] for i in step["inputs"])
+
+    def _tables(self, paper, limit=SHOWN, room=None, short=False):
+        """(head, rows) of each; `room`: the columns that there are, where the end of a cell may be cut off; `short`:
+        of large arrays that go back the norms alone."""
+        head = [Column(f"forward {paper.down}", least=8), Column("computes", least=8), Column("value", least=8)]
+        yield head, _middle([*([n["name"], "", self._value(n)] for n in self._leaves()),
+                             *([f"#{n['id']} {n['name']}", self.data["forward"][str(n["id"])], self._value(n)]
+                               for n in self.data["nodes"] if n["kind"] == "operator")], limit)
+        head = [Column(f"backward {paper.up}", least=8), Column("grad", least=5), Column("", least=4),
+                Column("rule", least=19), Column("local", keep=1, least=9), Column("sends", least=7)]
+        yield head, _middle(self._backward(paper, short), limit)
         yield ([Column("leaf", least=6), Column("gradient", least=8)],
                _middle(self._sums(room, [
                    (self.nodes[s["node"]]["name"], s, 0) for s in sorted(self.data["steps"], key=lambda s: s["node"])
@@ -240,6 +238,19 @@ class Trace(View):
                   if self.nodes[s["node"]]["kind"] == "operator" for k, met in enumerate(s["arrived"]) if len(met) > 1]
         if shared:
             yield [Column("added at", least=6), Column("gradient", least=8)], _middle(self._sums(room, shared), limit)
+
+    def _backward(self, paper, short) -> list[list[str]]:
+        rows = []
+        for step in self.data["steps"]:
+            if not step["inputs"]:
+                continue
+            first, arrived = next((k, g) for k, g in enumerate(step["gradient"]) if g is not None)
+            gradient = value_text(arrived, self._dtype(step["node"], first), short)
+            for k, i in enumerate(step["inputs"]):
+                rows.append(["" if k else f"#{step['node']} {step['name']}", "" if k else gradient,
+                             f"{paper.to} {_name(i, self.nodes)}", _rule_text(i), derivative_text(i["derivative"]),
+                             value_text(i["gradient"], self._dtype(i["node"], i["output"]), short)])
+        return rows
 
     def _dtype(self, node, output) -> str:
         return self.nodes[node]["outputs"][output]["dtype"]
@@ -277,15 +288,17 @@ class Trace(View):
         return self.graph.picture()
 
 
-def value_text(figures, dtype) -> str:
-    """Values of a small array, norm, mean and range of another (of magnitudes for complex numbers), "not kept" for
-    None."""
+def value_text(figures, dtype, short=False) -> str:
+    """Values of a small array, norm, mean and range of another (of magnitudes for complex numbers), the norm alone if
+    `short`, "not kept" for None."""
     if figures is None:
         return "not kept"
     if "values" in figures:
         return values_text(figures["values"], dtype)
     if figures["mean"] is None:
         return "empty"
+    if short:
+        return f"norm {figure(figures['norm'])}"
     of = " (of magnitudes)" if dtype.startswith("complex") else ""
     return (f"norm {figure(figures['norm'])}, mean {figure(figures['mean'])}, {figure(figures['min'])} to "
             f"{figure(figures['max'])}{of}")
