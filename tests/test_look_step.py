@@ -421,6 +421,15 @@ def test_a_sentence_names_four_parameters(seed, layers, named):
     assert named in finding(view, "zero_grad")["what"] and len(finding(view, "zero_grad")["parameters"]) == 2 * layers
 
 
+def test_the_text_has_twenty_parameters_and_says_how_many_more(seed):
+    model = nn.Sequential(*[nn.Linear(5, 5) for _ in range(12)])
+    with look.step(model, optim.SGD(model.parameters(), lr=0.01)) as view:
+        pass
+    text = str(view)
+    assert "9.bias" in text and "10.weight" not in text and "and 4 more, in data and .html" in text
+    assert "11.bias" in view.to_html() and len(view.data["parameters"]) == 24
+
+
 def test_a_chart_of_two_steps_with_a_log_scale_where_norms_differ(made):
     model, optimizer, x = made
     for factor, steps in ((1, 1), (1, 2), (1000, 2), (1, 9), (1, 10)):
