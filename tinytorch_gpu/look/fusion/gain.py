@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from ..cost.cost import Cost
 from ..graph.collect import walk
 from ..saved import saved_of
 from .elementwise import replay
-from .search import Finding, total
+from .search import Finding, sums, total
 from .steps import Program, Step
 
 __all__ = ["forecast", "gain_of", "measure", "measured_both", "of_finding", "worth"]
@@ -30,7 +31,7 @@ LEAST_SECONDS = 1e-3  # of one timing
 MEASURED_GAIN, PREDICTED_GAIN = 1.05, 1.001  # less is noise of a clock, or a rounding of a model: not recommended
 
 
-def seconds_of(parts: list[Cost], ceiling: Ceiling, dtype: str) -> float:
+def seconds_of(parts: Iterable[Cost], ceiling: Ceiling, dtype: str) -> float:
     """Of launches one after the other; those whose bytes are not known count as their launch."""
     return math.fsum(ceiling.seconds(c.bytes or 0, c.products, 1, dtype) for c in parts)
 
@@ -138,17 +139,19 @@ def forecast(program: Program, found: list[dict], ceiling: Ceiling) -> dict:
     """The time of all steps as they are, and what the findings would take off; the backward of what was recorded."""
     active = [s for s in program.steps if s in program.active]
     rules = {s: s.backward(ceiling.host) for s in active}
+    unknown = [s.name for s, r in rules.items() if r is None]
+    added = sums(active, [v for s in active for v in s.outputs if v.root])
     backward = {
-        "launches": sum(len(r) if r is not None else 1 for r in rules.values()),
-        "bytes": sum(c.bytes or 0 for r in rules.values() for c in r or ()),
-        "seconds": math.fsum(ceiling.launch if r is None else seconds_of(r, ceiling, s.out.array.dtype)
-                             for s, r in rules.items()),
+        "launches": sum(len(r or ()) for r in rules.values()) + len(unknown) + len(added),
+        "bytes": sum(c.bytes or 0 for r in (*rules.values(), added) for c in r or ()),
+        "seconds": math.fsum(seconds_of(r or (), ceiling, s.out.array.dtype) for s, r in rules.items())
+        + seconds_of(added, ceiling, "float32") + len(unknown) * ceiling.launch,
     }
     return {
         "steps": len(program.steps), "launches": launches_of(program.steps, ceiling),
         "bytes": sum(s.cost().bytes or 0 for s in program.steps),
         "seconds": predicted(program.steps, ceiling), "backward": backward if active else None,
-        "unknown": sorted({s.name for s, r in rules.items() if r is None}),
+        "unknown": sorted(set(unknown)),
         "gain": math.fsum(gain_of(f) for f in found if f["use"] is not None),
         "gain_of_own": math.fsum(gain_of(f) for f in found if f["use"] is None),
     }

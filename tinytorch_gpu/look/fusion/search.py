@@ -12,7 +12,7 @@ from ..cost.cost import Array, Cost, cost, launches
 from ..cost.rules import ELEMENTWISE
 from .steps import Program, Step, Value
 
-__all__ = ["OWN", "Applied", "Finding", "Search", "elementwise", "total"]
+__all__ = ["OWN", "Applied", "Finding", "Search", "elementwise", "sums", "total"]
 
 OWN = "a kernel of your own: tinytorch_gpu.kernel"
 _FUSED = {"Gated", "BiasAct", "DropoutAdd"}  # operators that are several already
@@ -91,9 +91,7 @@ class Finding:
 
     def backward(self, host: bool) -> list[Cost]:
         """What the backward of the steps starts: their rules, and sums of what comes to one value on several ways."""
-        ran = [c for s in self.active for c in s.backward(host) or ()]
-        ways = Counter([*self.met, *(v for s in self.active for v in s.wants())])
-        return ran + [cost("Add", [v.array, v.array], [v.array]) for v, n in ways.items() for _ in range(n - 1)]
+        return [c for s in self.active for c in s.backward(host) or ()] + sums(self.active, self.met)
 
     def _reached(self) -> Iterator[tuple[Applied, set[Value]]]:
         """The operators of `by` through which a backward goes, with the values that want a gradient."""
@@ -132,6 +130,12 @@ class Finding:
                 found[key] = size
         now = self.saved(leaves)
         return sum(found.values()) if self.by or now is None else min(now, sum(found.values()))
+
+
+def sums(active: Iterable[Step], met: Iterable[Value]) -> list[Cost]:
+    """The sums by which gradients that come to one value on several ways, from steps and from outside, are one."""
+    ways = Counter([*met, *(v for s in active for v in s.wants())])
+    return [cost("Add", [v.array, v.array], [v.array]) for v, n in ways.items() for _ in range(n - 1)]
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -60,7 +60,8 @@ class Step:
     `needs`: which inputs the graph has an edge of, none without gradients; `saved`: what its node keeps for backward,
     None where that is gone."""
 
-    __slots__ = ("number", "name", "cls", "inputs", "outputs", "params", "place", "frame", "target", "needs", "saved")
+    __slots__ = ("number", "name", "cls", "inputs", "outputs", "params", "place", "frame", "target", "needs", "saved",
+                 "known", "rule")
 
     def __init__(self, number, name, cls, inputs, outputs, params, place, frame, node):
         self.number, self.name, self.cls, self.inputs, self.outputs = number, name, cls, inputs, outputs
@@ -70,6 +71,8 @@ class Step:
         self.saved: tuple[Saved, ...] | None = (
             () if node is None else saved_of(node) if note is None else note.saved)
         self.target: Value | None = None
+        self.known: tuple[Value | None, Cost] | None = None  # (target, what it costs), once asked
+        self.rule: tuple[bool, list[Cost] | None] | None = None  # (host, what its gradient rule starts), once asked
         for v in dict.fromkeys(self.values):
             v.uses.append(self)
         for v in outputs:
@@ -109,6 +112,11 @@ class Step:
 
     def cost(self) -> Cost:
         """Of the operator alone; a result that is written into another array passes through memory once more."""
+        if self.known is None or self.known[0] is not self.target:
+            self.known = self.target, self._cost()
+        return self.known[1]
+
+    def _cost(self) -> Cost:
         found = cost(*self._application())
         if self.view and self.outputs[0].held is None and self.outputs[0].access == "copied":
             moved = self.out.array.nbytes
@@ -124,7 +132,9 @@ class Step:
 
     def backward(self, host: bool) -> list[Cost] | None:
         """What its gradient rule starts, None where that is not known."""
-        return backward_launches(*self._application(), needs=self.needs, host=host)
+        if self.rule is None or self.rule[0] is not host:
+            self.rule = host, backward_launches(*self._application(), needs=self.needs, host=host)
+        return self.rule[1]
 
     def axes(self) -> tuple | None:
         """The dimensions that a reduction or a softmax goes over, all of them for None; None where not known."""
@@ -208,7 +218,7 @@ def of_graph(tensors) -> Program:
             access = _MOVED.get(name, "contiguous")
             if cls is not None and cls.view and before is not None and name not in _MOVED:
                 access = before.access
-            values[node, i] = Value(Array(dtype.name, tuple(shape)), access)
+            values[node, i] = Value(Array(dtypes.from_any(dtype).name, tuple(shape)), access)
             outputs.append(values[node, i])
         frame = node.trace.frames[-1] if node.trace is not None else None
         params = _attributes(node) if cls is not None else {}
