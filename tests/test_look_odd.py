@@ -8,6 +8,7 @@ import pytest
 
 import tinytorch_gpu as tt
 from tinytorch_gpu import look, nn
+from tinytorch_gpu.autograd.node import REGISTRY
 from tinytorch_gpu.cli import main
 from tinytorch_gpu.look.chart import Bars, Chart, Series
 from tinytorch_gpu.look.terminal import size_of
@@ -312,3 +313,10 @@ def test_trace_of_large_arrays_writes_whole_norms_where_columns_are_few():
     assert ", mean " not in back and "not shown in 80 columns: mean and range of gradients" in narrow
     wide = "\n".join(view.lines(look.view.Paper(None, 400)))
     assert "norm" in wide and ", mean " in wide[wide.index("backward "):]
+
+
+def test_explain_keeps_to_the_width_with_the_longest_name():
+    name = max(REGISTRY, key=len)
+    assert len(name) > 20
+    lines = look.explain(REGISTRY[name]).lines(look.view.Paper(None, 20))
+    assert max(map(len, lines)) <= 20 and "".join(lines[:2]) == name

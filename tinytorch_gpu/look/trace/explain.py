@@ -170,7 +170,7 @@ class Explanation(View):
 
     def lines(self, paper: Paper) -> list[str]:
         d = self.data
-        lines = [paper.strong(paper.clean(d["name"]))]
+        lines = [paper.strong(line) for line in wrap(paper, d["name"])]
         for paragraph in d["doc"].split("\n\n"):
             lines += wrap(paper, paragraph)
         drawn = self._drawn(paper)
