@@ -487,6 +487,28 @@ def test_arrows_go_around_boxes():
     assert min(np.diff(sorted(lane for lane, _, _ in lanes))) >= 5.9  # none runs on another; rounded to 0.1 in the file
 
 
+def test_arrows_of_a_leaf_that_hundreds_use_keep_apart():
+    h = x = tt.ones(2, requires_grad=True)
+    for k in range(300):
+        h = (tt.sin, tt.tanh, tt.exp)[k * k % 7 % 3](h) * x
+    root = ElementTree.fromstring(look.graph(h, unfold=True).to_svg())
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = [[float(r.get(k)) for k in ("x", "y", "width", "height")] for r in root.iter(space + "rect")
+             if r.get("class") == "operator"]
+    assert len(boxes) == 600
+    ways = [[tuple(map(float, pair)) for pair in re.findall(r"([-\d.]+),([-\d.]+)", p.get("d"))]
+            for p in root.iter(space + "path") if p.get("marker-end") and p.get("d").count(",") > 4]
+    lanes = np.array([(way[4][0], *sorted((way[4][1], way[6][1]))) for way in ways])
+    assert len(lanes) >= 2 * 299
+    for left, upper, wide, high in boxes:
+        beside = (lanes[:, 1] < upper + high) & (upper < lanes[:, 2])
+        assert not (beside & (left - 5 <= lanes[:, 0]) & (lanes[:, 0] <= left + wide + 5)).any()
+    for i, (x, top, bottom) in enumerate(lanes):
+        others = np.delete(lanes, i, 0)
+        others = others[(others[:, 1] < bottom) & (top < others[:, 2])]
+        assert len(others) == 0 or np.abs(others[:, 0] - x).min() >= 5.9
+
+
 def test_a_picture_is_the_same_each_time():
     def draw():
         x = tt.ones(2, requires_grad=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..drawing import Drawing
 from ..terminal import count_of, figure, size_of
 from .fold import Group, Item, Op, ids_of
@@ -245,15 +247,12 @@ def _arrows(view, drawing, where) -> None:
     for a, b, _ in edges.values():
         arriving.setdefault(id(b), []).append(a)
         leaving.setdefault(id(a), []).append(b)
-    solid = {id(box): box for box in where.values() if isinstance(box.item, Op) or not box.item.open}
-    taken: list[tuple[float, float, float]] = []  # lanes in use: x, upper and lower end
+    into, out_of = _ports(arriving), _ports(leaving)
+    lanes = _Lanes({id(box): box for box in where.values() if isinstance(box.item, Op) or not box.item.open})
     for a, b, gradient in edges.values():
-        x1, y1 = _port(a, leaving[id(a)], b), a.y + a.height
-        x2, y2 = _port(b, arriving[id(b)], a), b.y
-        lane = None
-        if y2 - y1 > 2.2 * GAP_Y:  # past other boxes
-            lane = _lane(x1, y1, x2, y2, [o for o in solid.values() if o is not a and o is not b], taken)
-            taken.append((lane, y1, y2))
+        x1, y1 = a.x + a.width * out_of[id(a)][id(b)], a.y + a.height
+        x2, y2 = b.x + b.width * into[id(b)][id(a)], b.y
+        lane = lanes.take(x1, y1, x2, y2, a, b) if y2 - y1 > 2.2 * GAP_Y else None  # past other boxes
         drawing.arrow(x1 - 3, y1, x2 - 3, y2, "forward", None if lane is None else lane - 3)
         drawing.arrow(x2 + 3, y2, x1 + 3, y1, "backward", None if lane is None else lane + 3)
         if gradient:  # nearer to the reader: curves cross in the middle
@@ -261,21 +260,47 @@ def _arrows(view, drawing, where) -> None:
             drawing.text(x + 7, y1 + t * (y2 - y1) + 3, figure(gradient["norm"]), "edge")
 
 
-def _lane(x1, y1, x2, y2, boxes, taken) -> float:
-    """An x where a vertical line meets no box and no arrow in a lane, as near to both ends as there is one."""
-    blocked = [(b.x - 9, b.x + b.width + 9) for b in boxes if b.y < y2 - 20 and b.y + b.height > y1 + 20]
-    blocked += [(x - 12, x + 12) for x, top, bottom in taken if top < y2 and bottom > y1]
-    able = [x1, x2, (x1 + x2) / 2] + [x for left, right in blocked for x in (left - 5, right + 5)]
-    free = [x for x in able if all(not left < x < right for left, right in blocked)]
-    return min(free, key=lambda x: (abs(x - x1) + abs(x - x2), x))
+def _ports(others) -> dict[int, dict[int, float]]:
+    """{box: {other: the share of the box's width where their arrow meets it}}, by ids, from the others of each box."""
+    found = {}
+    for box, several in others.items():
+        ranked = sorted(several, key=lambda o: (o.x + o.width / 2, o.y))
+        found[box] = {id(o): (k + 1) / (len(ranked) + 1) for k, o in enumerate(ranked)}
+    return found
+
+
+class _Lanes:
+    """Where long arrows run up and down between boxes."""
+
+    def __init__(self, boxes):
+        self._places = {key: k for k, key in enumerate(boxes)}
+        self._boxes = np.array([(b.x - 9, b.x + b.width + 9, b.y, b.y + b.height) for b in boxes.values()],
+                               np.float64).reshape(-1, 4)
+        self._taken = np.empty((16, 4))  # as the boxes: lanes in use
+        self._count = 0
+
+    def take(self, x1, y1, x2, y2, a, b) -> float:
+        """An x where a vertical line meets no box but `a` and `b` and no arrow in a lane, as near to both ends as there
+        is one."""
+        left, right, top, bottom = self._boxes.T
+        near = (top < y2 - 20) & (bottom > y1 + 20)
+        near[[k for k in map(self._places.get, (id(a), id(b))) if k is not None]] = False
+        left2, right2, top2, bottom2 = self._taken[:self._count].T
+        beside = (top2 < y2) & (bottom2 > y1)
+        lefts, rights = np.r_[left[near], left2[beside]], np.r_[right[near], right2[beside]]
+        able = np.r_[x1, x2, (x1 + x2) / 2, lefts - 5, rights + 5]
+        order = np.argsort(lefts)
+        farthest = np.r_[-np.inf, np.maximum.accumulate(rights[order])]  # of all that begin before a place
+        able = able[farthest[np.searchsorted(lefts[order], able)] <= able]
+        way = np.abs(able - x1) + np.abs(able - x2)
+        lane = float(able[way == way.min()].min())
+        if self._count == len(self._taken):
+            self._taken = np.r_[self._taken, np.empty_like(self._taken)]
+        self._taken[self._count] = lane - 12, lane + 12, y1, y2
+        self._count += 1
+        return lane
 
 
 def _around(outer, inner) -> bool:
     return (outer.x <= inner.x and outer.y <= inner.y and outer.x + outer.width >= inner.x + inner.width
             and outer.y + outer.height >= inner.y + inner.height)
-
-
-def _port(box, others, other) -> float:
-    ranked = sorted(others, key=lambda o: (o.x + o.width / 2, o.y))
-    k = next(i for i, o in enumerate(ranked) if o is other)
-    return box.x + box.width * (k + 1) / (len(ranked) + 1)
