@@ -226,10 +226,84 @@ def test_many_tiny_nodes_on_a_pool(steps, device):
     assert d["arrays"] <= d["peak"]["bytes"] and 1 < d["ratio"] < 4
 
 
+def tiny(kind, size):
+    """(a program of about `size` operators on four elements, what it is given)."""
+    w, m = tt.rand(4, requires_grad=True), tt.rand(2, 2, requires_grad=True)
+    x = tt.randn(8) if kind == "views" else tt.randn(4)
+    if kind == "recurrent":
+        model, optimizer, _ = recurrent()
+        x = tt.randn(4, size // 4, 3)
+
+    def run(held=True):
+        kept = []
+        if kind == "recurrent":
+            loss = (model(x) - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss if held else None
+        h = x.clone() if kind == "views" else x
+        for k in range(size // 4):
+            if kind == "mixed":
+                h = (tt.relu(h * w + w).view(2, 2) @ m * 0.25).view(4)
+            elif kind == "views":  # changes in place, of parts too
+                h[k % 2 * 4:k % 2 * 4 + 4].mul_(0.5)
+                h[:4] = h[:4] + w
+                h.add_(1.0)
+            elif kind == "kept":  # by the program, that is: no backward
+                h = tt.relu(h * w) + w
+                kept.append(h)
+            else:
+                h = tt.tanh(h * w + w) - x
+        if kind == "kept":
+            return kept
+        loss = h.sum()
+        loss.backward()
+        w.grad = m.grad = None
+        return loss if held else None
+
+    return run, ((*model.parameters(), x) if kind == "recurrent" else (w, m, x))
+
+
+@pytest.mark.parametrize("size", [50, 400, 2000])
+@pytest.mark.parametrize("kind", ["chain", "mixed", "views", "kept", "recurrent"])
+def test_graphs_of_tiny_nodes_against_tracemalloc(kind, size, device):
+    """The peak, which all rows together are, is tracemalloc's of the same program alone within 2 % (or 1 KiB: emptied
+    lists and tuples that the view leaves with the interpreter), though its notes are more than such a graph."""
+    if device.type != "cpu":
+        pytest.skip("a pool counts no objects")
+    run, there = tiny(kind, size)
+    with look.memory():  # what is kept of each kind of node, for good, is made now; and what each first use leaves
+        run()
+    for held in (True, False, True):
+        gc.collect()  # lists and tuples that were emptied stay with the interpreter, up to here
+        tracemalloc.start()
+        try:
+            done = run(held)
+            truth = tracemalloc.get_traced_memory()[1] + sum(t.nbytes for t in there)
+            if held and kind != "kept":
+                del done
+        finally:
+            tracemalloc.stop()
+        done = m = None  # what the last view was of would be handed out again in the block
+        gc.collect()
+        m = look.memory()
+        with m:
+            done = run(held)
+        done = None
+        peak = m.data["peak"]
+        assert peak["bytes"] == pytest.approx(truth, rel=0.02, abs=1024), (peak, truth)
+        assert sum(sums(m.data).values()) == peak["bytes"]
+        assert all(n >= 0 for n in sums(m.data).values()), sums(m.data)
+        if size == 2000 and kind != "kept":  # there the Tensors are the program's
+            assert peak["named"] == pytest.approx(truth, rel=0.06)
+    assert done is None
+
+
 @pytest.mark.parametrize(("steps", "held"), [(1, True), (3, True), (3, False)])
 def test_many_tiny_nodes_on_the_cpu(steps, held, device):
-    """Against tracemalloc of the same steps alone, where Python's objects are nearly all: named rows
-    and peak within 5 % (2 kB of the view's own for each node of 0.6 kB are told apart); a dying graph makes none."""
+    """Against tracemalloc of the same steps alone, where Python's objects are nearly all: the peak, within 2 %. The
+    named rows are less by what the interpreter keeps of emptied lists and tuples."""
     if device.type != "cpu":
         pytest.skip("a pool counts no objects")
     model, optimizer, x = recurrent()
@@ -255,8 +329,8 @@ def test_many_tiny_nodes_on_the_cpu(steps, held, device):
     gc.collect()
     with look.memory(model, optimizer) as m:
         run()
-    assert m.data["peak"]["named"] == pytest.approx(truth, rel=0.05)
-    assert m.data["peak"]["bytes"] == pytest.approx(truth, rel=0.05)
+    assert m.data["peak"]["bytes"] == pytest.approx(truth, rel=0.02)
+    assert 0.9 * truth < m.data["peak"]["named"] <= m.data["peak"]["bytes"]
     assert 1 < m.data["ratio"] < 5  # arrays against arrays
 
 
@@ -266,10 +340,10 @@ def test_garbage_that_goes_while_the_view_takes_notes_is_no_workspace(device, mo
     step(model, None, x)
     real, begun = Ledger.watch, []
 
-    def watch(self, node, applied):
-        real(self, node, applied)
-        if not applied.existed and not begun:
+    def watch(self, node, *args, **options):
+        if modes.recorder is not None and not begun:
             begun.append(gc.collect())
+        return real(self, node, *args, **options)
 
     monkeypatch.setattr(Ledger, "watch", watch)
     gc.collect()
@@ -380,7 +454,14 @@ def test_what_is_saved_has_module_and_line(device):
     model, x = transformer()
     with look.memory(model) as m:
         loss = model(x).mean()
-        seen = len(m._watcher.ledger.applied)
+        seen, stack = set(), [loss.grad_fn]
+        while stack:
+            node = stack.pop()
+            if node not in seen and node.name() != "AccumulateGrad":
+                seen.add(node)
+                stack += [n for n, _ in node.next_functions if n is not None]
+        seen = len(seen)
+        del node
         loss.backward()
     rows = {(r["module"], r["operator"]): r for r in m.data["saved"]}
     softmax = rows["blocks.1", "Softmax"]
@@ -391,7 +472,7 @@ def test_what_is_saved_has_module_and_line(device):
     with look.record():
         kinds = look.graph(model(x).mean(), model).data["totals"]["saved_by_kind"]
     assert m.data["saved_bytes"] == kinds["activation"] + kinds["constant"] + kinds["input"] - x.nbytes
-    assert m.data["records"]["nodes"] == seen
+    assert m.data["records"]["nodes"] == seen > 40
 
 
 def test_forward_only_against_a_run_without_gradients(device):
@@ -468,10 +549,11 @@ def test_what_a_retained_graph_keeps_stays_saved(device):
     with look.memory(model) as m:
         loss = model(x).mean()
         loss.backward(retain_graph=True)
-        kept = m._watcher.ledger.now
         loss.backward()
     assert m.data["held"][0]["passes"] == 1 and m.data["held"][0]["saved"] == 0  # no forward between the two
-    later = [e for e in m.data["timeline"] if e["event"] >= kept]
+    reached = [i for i, e in enumerate(m.data["timeline"]) if e["during"] == "backward reaches Mean"]
+    later = m.data["timeline"][reached[-1]:]
+    assert len(reached) > 1
     assert later[0]["owners"]["saved"] == m.data["saved_bytes"] > later[-1]["owners"].get("saved", 0) == 0
 
 
@@ -633,7 +715,7 @@ def test_a_record_inside_takes_no_rows_away():
             optimizer.step()
         found.append([(r["operator"], r["module"], r["bytes"]) for r in m.data["saved"]])
         assert modes.recorder is None and modes.anomaly is None
-        assert any("look.record() was open inside" in note for note in m.data["missing"]) == recorded
+        assert any("look.record() was open:" in note for note in m.data["missing"]) == recorded
         notes = look.graph(loss).data["nodes"]
         assert all((n["outputs"][0]["gradient"] is not None) == recorded for n in notes if n["kind"] == "operator")
         last = [e["during"] for e in m.data["timeline"]]
@@ -654,15 +736,40 @@ def test_blocks_that_overlap():
     assert m.data["saved"]
 
 
+@pytest.mark.parametrize("first", ["record", "memory"])
+def test_a_block_inside_of_a_record(first):
+    """Both are told of all, whichever ends first, and nothing of either stays."""
+    model, x = mlp(16)
+    gc.collect()
+    with look.memory(model) as plain:
+        step(model, None, x)
+    model.zero_grad()
+    m, r = look.memory(model), look.record()
+    r.__enter__()
+    m.__enter__()
+    loss = ((model(x) - 1) ** 2).mean()
+    loss.backward()
+    for block in (r, m) if first == "record" else (m, r):
+        block.__exit__(None, None, None)
+        if block is not (m if first == "record" else r):
+            again = model(x).sum()
+    assert modes.recorder is None and modes.anomaly is None and not tracemalloc.is_tracing()
+    assert [(s["operator"], s["module"], s["bytes"]) for s in m.data["saved"]] == [
+        (s["operator"], s["module"], s["bytes"]) for s in plain.data["saved"]]
+    assert any("look.record() was open" in note for note in m.data["missing"])
+    nodes = [n for n in look.graph(loss).data["nodes"] if n["kind"] == "operator"]
+    assert nodes and all(n["outputs"][0]["gradient"] is not None for n in nodes)
+    assert (again.grad_fn.trace is not None) == (first == "memory")  # the record's line, while it is open
+    assert loss.grad_fn.hooks is None
+
+
 def test_blocks_that_do_not_fit_together():
     m = look.memory()
     with m:
-        with pytest.raises(RuntimeError, match=r"\[memory\] look.record\(\) or another look.memory\(\) is open"), \
+        with pytest.raises(RuntimeError, match=r"\[memory\] another look.memory\(\) is open"), \
                 look.memory():
             pass
     with pytest.raises(RuntimeError, match="a view watches one block"), m:
-        pass
-    with look.record(), pytest.raises(RuntimeError, match="is open"), look.memory():
         pass
     with pytest.raises(TypeError, match="model must be a Module, got list"):
         look.memory([])

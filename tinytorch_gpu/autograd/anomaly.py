@@ -15,6 +15,11 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _EXAMPLES = os.path.join(_PACKAGE, "examples") + os.sep  # programs, whose lines a user wants to see
 
 
+def is_package(file) -> bool:
+    """Whether a file's lines are this package's own, not those of a program."""
+    return file.startswith(_PACKAGE) and not file.startswith(_EXAMPLES)
+
+
 def user_frames(innermost=False) -> list[tuple[str, int, str]]:
     """(file, line, function) of the calls that led here, without this package's own, the innermost last (or alone)."""
     found, every = [], []
@@ -22,7 +27,7 @@ def user_frames(innermost=False) -> list[tuple[str, int, str]]:
     while frame is not None:
         code = frame.f_code
         every.append((code.co_filename, frame.f_lineno, code.co_name))
-        if not code.co_filename.startswith(_PACKAGE) or code.co_filename.startswith(_EXAMPLES):
+        if not is_package(code.co_filename):
             if innermost:
                 return every[-1:]
             found.append(every[-1])
@@ -50,8 +55,12 @@ class Trace:
         return f"{last.filename}:{last.lineno} ({last.line})"
 
 
-def trace_of(node, args, outs) -> Trace:
-    """Where and with what an operator was called; reads its outputs for NaN when anomaly mode checks."""
+def trace_of(node, args, outs) -> Trace | None:
+    """Where and with what an operator was called; reads its outputs for NaN when anomaly mode checks. None where a
+    recorder only wants to be told."""
+    if modes.anomaly == "tell":
+        modes.recorder(node, args, outs)
+        return None
     frames = user_frames(innermost=modes.anomaly == "record")
     shapes = tuple(
         f"{dtypes.of(a._array).name}{list(a.shape)}" if isinstance(a, Tensor) else repr(a)[:40] for a in args

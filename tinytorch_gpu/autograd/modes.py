@@ -25,20 +25,27 @@ class _State(threading.local):
 
 state = _State()
 # process-wide, because a backward may run in another thread
-anomaly = None  # None, "trace", "check" (for NaN), or "record": anomaly mode is off and a recorder is there
+# None, "trace", "check" (for NaN), or, where anomaly mode is off and a recorder is there, "record", "tell" (no lines)
+anomaly = None
 recorder = None  # called with (node, operands, output arrays) of each operator that is recorded: look.record()
 _asked = None  # anomaly mode alone
+
+
+_lines = True  # whether the recorder wants the user's line of each operator
 
 
 def _watch(asked, by) -> None:
     """Set anomaly mode and the recorder."""
     global anomaly, recorder, _asked
     _asked, recorder = asked, by
-    anomaly = asked if by is None else asked or "record"
+    anomaly = asked if by is None else asked or ("record" if _lines else "tell")
 
 
-def set_recorder(function) -> None:
-    """Call `function` for every operator that is recorded from now on, None for nothing."""
+def set_recorder(function, lines=True) -> None:
+    """Call `function` for every operator that is recorded from now on, None for nothing; without `lines` nothing is
+    kept in the nodes for it."""
+    global _lines
+    _lines = lines
     _watch(_asked, function)
 
 

@@ -8,6 +8,7 @@ from ..backend.device import _by_class
 from ..backend.out_of_memory import again
 from ..tensor import INFERENCE, Tensor, Version
 from . import modes
+from .anomaly import trace_of
 from .modes import state
 from .node import next_order
 from .operands import refusal
@@ -83,7 +84,7 @@ class Pointwise(Operator):
         backend = _by_class.get(lead.__class__)
         if backend is None or lead.dtype not in _DIRECT:
             return _general(cls, *args)
-        if (ta or tb) and (modes.anomaly is not None or state.saved_hooks):  # before anything is computed
+        if (ta or tb) and state.saved_hooks:  # before anything is computed
             return _general(cls, *args)
         crossing = streams.before(arrays) if streams.several else None
         try:
@@ -140,6 +141,8 @@ class Pointwise(Operator):
         node.dtype = out.dtype
         t._node = node
         t._req = True
+        if modes.anomaly is not None:
+            node.trace = trace_of(node, args, (out,))
         return t
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
-from types import MethodType
 
 import numpy as np
 
@@ -60,14 +60,14 @@ class record:
     The user's line, the operands, the modules that were being called, norm, mean and range of each output and, in a
     backward inside the block, of each gradient. Only what is recorded for backward is noted: nothing under no_grad().
     All threads are noted while any block is open, as in anomaly mode; each has its own modules. Blocks nest: the notes
-    are the same. The notes live as long as the graph; hooks are removed when the last block ends. Inside look.memory()
-    both are told of every operator.
+    are the same. The notes live as long as the graph; hooks are removed when the last block ends. Inside look.memory(),
+    or around it, both are told of every operator.
     """
 
     _lock = threading.Lock()
     _open = 0
     _active: _Recorder | None = None
-    _outer: MethodType | None = None  # the `note` of look.memory(), around the block
+    memory: Callable | None = None  # the `note` of look.memory(), while one is open
     blocks = 0  # that were opened so far
     watchers: tuple = ()  # with operator(node, note, args, outs), gradients(note, sent, arrived), leaf(note, grads)
 
@@ -76,9 +76,8 @@ class record:
             record._open += 1
             record.blocks += 1
             if record._active is None:
-                active, outer = _Recorder(), modes.recorder
-                record._active, record._outer = active, outer
-                modes.set_recorder(active.note if outer is None else partial(_both, outer, active.note))
+                record._active = _Recorder()
+                record._tell()
         return self
 
     def __exit__(self, *exc):
@@ -86,9 +85,22 @@ class record:
             record._open -= 1
             if record._open == 0:
                 active, record._active = record._active, None
-                outer, record._outer = record._outer, None
-                modes.set_recorder(outer if outer is not None and outer.__self__.open else None)
+                record._tell()
                 active.close()
+
+    @staticmethod
+    def remember(note) -> None:
+        """Tell look.memory() of every operator, before an open block, None for no more; the caller has the lock."""
+        record.memory = note
+        record._tell()
+
+    @staticmethod
+    def _tell() -> None:
+        active, memory = record._active, record.memory
+        if active is None:
+            modes.set_recorder(memory, lines=False)
+        else:
+            modes.set_recorder(active.note if memory is None else partial(_both, memory, active.note))
 
     @staticmethod
     def watch(watcher) -> None:

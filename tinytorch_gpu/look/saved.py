@@ -1,9 +1,12 @@
 """What a node keeps for its backward, and in which memory it lies."""
 from __future__ import annotations
 
+import functools
+import gc
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-from ..autograd.node import AccumulateGrad, endpoint
+from ..autograd.node import AccumulateGrad, Node, endpoint
 from ..autograd.operator import FREED, Operator, _Packed
 from ..autograd.saved import SavedTensor
 from ..backend import dtypes
@@ -11,7 +14,10 @@ from ..backend.device import is_array
 from ..tensor import Tensor
 from ..utils.checkpoint import _Frame, _Handle
 
-__all__ = ["Saved", "arrays_of", "checkpointed", "checkpoints_of", "kept_of", "memory_of", "root_of", "saved_of"]
+__all__ = [
+    "Saved", "attributes_of", "arrays_of", "checkpointed", "checkpoints_of", "kept_of", "memory_of", "root_of",
+    "saved_of", "slots_of",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,12 @@ def saved_of(node) -> tuple[Saved, ...] | None:
     return tuple(found)
 
 
+@functools.cache
+def slots_of(cls) -> tuple:
+    """What an operator's nodes have beside what all operators' have."""
+    return tuple([name for c in cls.__mro__[:cls.__mro__.index(Operator)] for name in c.__dict__.get("__slots__", ())])
+
+
 def _of_operator(node):
     if node._saved is FREED:
         return None
@@ -96,14 +108,27 @@ def _of_operator(node):
             kept += [(v, "packed") for v in _inside(value.value)]
         elif value is not None:
             kept.append((value, "constant" if ref is None else f"input {ref}" if ref >= 0 else f"output {-1 - ref}"))
-    for cls in type(node).__mro__:
-        if cls is Operator:
-            break
-        for name in cls.__dict__.get("__slots__", ()):  # masks and indices that an operator keeps beside
-            kept += [(v, "constant") for v in _inside(getattr(node, name, None)) if is_array(v)]
-    for value in getattr(node, "__dict__", {}).values():
+    for name in slots_of(node.__class__):  # masks and indices that an operator keeps beside
+        kept += [(v, "constant") for v in _inside(getattr(node, name, None)) if is_array(v)]
+    for value in attributes_of(node):
         kept += [(v, "constant") for v in _inside(value) if is_array(v)]
     return kept
+
+
+def attributes_of(node) -> list:
+    """What a node refers to that is in no slot. Asking for its `__dict__` would make one, which stays with the node."""
+    if not type(node).__dictoffset__:
+        return []
+    cls: Hashable = type(node)
+    names = (*slots_of(cls), *Operator.__slots__, *Node.__slots__)
+    known = {id(getattr(node, name, None)) for name in names if name != "__weakref__"}
+    found: list = []
+    for value in gc.get_referents(node):
+        if value.__class__ is dict and id(value) not in known:
+            found += value.values()
+        elif id(value) not in known and value is not type(node):
+            found.append(value)
+    return found
 
 
 def _of_function(node):

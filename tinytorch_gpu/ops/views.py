@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from ..autograd import modes
+from ..autograd.anomaly import trace_of
 from ..autograd.modes import state
 from ..autograd.node import next_order
 from ..autograd.operator import Operator
@@ -23,8 +24,6 @@ class _ViewOperator(Operator):
     @classmethod
     def apply(cls, source, **params):
         if isinstance(source, Tensor):
-            if modes.anomaly is not None:
-                return _general(cls, source, **params)
             node = _new(cls)
             crossing = streams.before((source._array,)) if streams.several else None
             out = node.forward(source._array, **params)
@@ -40,6 +39,8 @@ class _ViewOperator(Operator):
                 t._node, t._req = node, True
                 if crossing is not None:
                     streams.note(node, crossing)
+                if modes.anomaly is not None:
+                    node.trace = trace_of(node, (source,), (out,))
             link_view(cls, t, source, params)
             return t
         if source.__class__ in _by_class:

@@ -140,11 +140,11 @@ def _link(owner, thing) -> str:
     return f"a {type(owner).__name__}, {_attribute(space, thing)}"  # without a dictionary of its own until now
 
 
-def held(ledger) -> list[dict]:
+def held(story) -> list[dict]:
     """The graphs that were made in the block and are still there, with the names that hold them, largest first."""
     applied = {}
-    for a in ledger.applied:
-        node = None if a.existed else a.ref()
+    for a in story.applied:
+        node = None if a.existed or a.end else a.node
         if node is not None:
             applied[node] = a
     inner = {endpoint(e)[0] for node in applied for e in node.edges if e is not None}

@@ -7,65 +7,49 @@ import threading
 import tracemalloc
 import weakref
 from array import array as numbers
+from sys import getsizeof
 
 import numpy as np
 
 from ...backend.device import backend_for, device_of
 from ..measure import meter_of
-from ..saved import root_of
 
-__all__ = ["BLOCK", "Applied", "Entry", "Ledger", "Piece", "Pieces", "in_blocks", "own"]
+__all__ = ["BLOCK", "LABELS", "ROLES", "STAGES", "WHAT", "Ledger", "Ref", "in_blocks"]
 
 BLOCK = 512  # bytes: what CuPy's pool rounds sizes to
 
-
-# Emptied lists and tuples are kept by the interpreter and handed out again, and tracemalloc counts them all the while:
-# one that is taken from there and stays shows as no memory of the ledger's, and one more of the program's. Those of
-# subclasses are made anew.
-class Pieces(list):
-    """A list that stays."""
-
-    __slots__ = ()
-
-
-class Entry(tuple):
-    """A tuple that stays."""
-
-    __slots__ = ()
-
-
-class Piece:
-    """One piece of memory. `roles`: [(time, role, label)], the last one that has begun holds; `savers`: operators that
-    keep it for backward, which goes before the roles that are not `FIXED`; `keepers`: those whose checkpoint keeps it
-    to run again. `used`: whether it has to do with what ran in the block; what was there before and has not is nobody's
-    here."""
-
-    __slots__ = ("bytes", "born", "died", "roles", "savers", "keepers", "existed", "used", "ref")
-
-    def __init__(self, size, born, role, label, existed=False):
-        self.bytes, self.born, self.died, self.existed = size, born, None, existed
-        self.roles, self.savers, self.keepers = Pieces([Entry((born, role, label))]), Pieces(), Pieces()
-        self.used, self.ref = not existed, None
-
-
-class Applied:
-    """One operator that was recorded: where, what it took, made and saved, how long its node and that lived, and in
-    which backward it ran. `records`: bytes of the node, `keeping`: of what goes with what it saved. `extra`: what the
-    watcher made and the node only refers to, so that it goes when the ledger lets go of it, and is measured then."""
-
-    __slots__ = ("name", "place", "line", "born", "inputs", "outputs", "saved", "released", "died",
-                 "records", "keeping", "extra", "handles", "ref", "run", "workspace", "existed")
-
-    def __init__(self, name, place, born, existed=False):
-        self.name, self.place, self.born, self.existed = name, place, born, existed
-        self.line = self.released = self.died = self.ref = self.run = self.extra = None
-        self.inputs = self.outputs = self.saved = self.handles = ()
-        self.records = self.keeping = self.workspace = 0
-
-    def __str__(self):
-        """The operator and its module."""
-        where = "" if self.place is None else self.place.name or self.place.kind
-        return f"{self.name} of {where}" if where else self.name
+# The first number of a note says what it is; the others are, in order:
+(READ,  # bytes now, at most since the last note of this kind, of the notes themselves
+ EVENT,  # slack, stage, kind of WHAT, what of that kind
+ PIECE,  # piece, bytes, role, kind of LABELS, what of that kind
+ ROLE,  # piece, role, kind, what
+ USED,  # piece
+ GONE,  # piece, whether the next event is about that
+ OPERATOR,  # text of its name, place, whether it was there before, whether it is an end of the graph
+ LINE,  # operator, code, instruction
+ INPUT,  # operator, piece
+ OUTPUT,  # operator, piece
+ SAVED,  # operator, piece
+ KEPT,  # operator, piece: by its checkpoint
+ RECORDS,  # operator, bytes until it dies, bytes until what it saved is released; several add up
+ RELEASED,  # operator
+ DIED,  # operator
+ RAN,  # operator
+ CALL,  # place
+ GIVEN,  # piece: an argument of the last call
+ COUNTED,  # one more key in `counted`
+ TOOK,  # bytes that the ledger keeps from now on
+ GREW,  # which of those things that grow, its bytes
+ START,  # bytes now; what was seen before was there before
+ ) = range(22)
+SIZES = (3, 4, 5, 4, 1, 2, 4, 3, 2, 2, 2, 2, 3, 1, 1, 1, 1, 1, 0, 1, 2, 1)  # of the notes, without their first number
+FRAME = 6  # what grows beside the six things of the ledger: the program's function that was looked at
+STAGES = ("", "start", "forward", "backward", "optimizer", "end")
+ROLES = ("parameters", "buffers", "gradients", "optimizer", "inputs", "flowing", "tensors")
+WHAT = ("death", "text", "operator", "again", "reaches", "backward", "leaf", "call")
+LABELS = ("text", "operator", "given", "arrives", "sent", "delivered", "argument")
+PARAMETERS, BUFFERS, GRADIENTS, OPTIMIZER, INPUTS, FLOWING, TENSORS = range(len(ROLES))
+TEXT, OF, GIVEN_TO, ARRIVES, SENT, DELIVERED, ARGUMENT = range(len(LABELS))
 
 
 def in_blocks(size) -> int:
@@ -73,16 +57,21 @@ def in_blocks(size) -> int:
     return size + -size % BLOCK
 
 
-class _Ref(weakref.ref):
-    __slots__ = ("key", "what")
+class Ref(weakref.ref):
+    """A weak reference that knows the number of a piece or an operator."""
 
-    def __new__(cls, value, callback, key, what):
-        self = super().__new__(cls, value, callback)
-        self.key, self.what = key, what
-        return self
+    __slots__ = ("key", "number")
+    key: int
+    number: int
 
-    def __init__(self, value, callback, key, what):
-        super().__init__(value, callback)
+
+class _Stays:
+    """In the place of a reference to what allows none (bytes and the like, which NumPy was given): taken to stay."""
+
+    __slots__ = ("root", "key", "number")
+    root: object
+    key: int
+    number: int
 
 
 @functools.cache
@@ -97,198 +86,244 @@ def frees_first() -> bool:
     return found[0] < before - (1 << 15)
 
 
-def own(method):
-    """What such a call takes, and leaves behind, is the ledger's own. The garbage collector rests meanwhile: what it
-    frees is the program's."""
-    @functools.wraps(method)
-    def measured(self, *args):
-        ledger = getattr(self, "ledger", self)
-        with ledger.lock:
-            outermost = ledger.begin()
-            try:
-                return method(self, *args)
-            finally:
-                if outermost:
-                    ledger.finish()
-
-    return measured
-
-
-def _emptied(x) -> None:
-    """Leave some lists, tuples and dictionaries with the interpreter, so that what the ledger makes for a moment comes
-    from these: what was made anew would stay with the interpreter, for the program, and be counted as the ledger's."""
-    made = [[x], [x], [x], {0: x}, {0: x}, (x,), (x,), (x,), (x, x), (x, x), (x, x), (x, x), (x, x, x), (x, x, x),
-            (x, x, x), (x, x, x, x)]
-    made.clear()
-
-
 class Ledger:
-    """Pieces, operators and events. An event is a reading of the meter: at an operator, at a node of the backward, at a
-    step, and whenever a piece dies, so that between two events memory only comes, and what comes and goes between them
-    is workspace. What the ledger itself takes is measured and left out."""
+    """Pieces of memory, operators and events, by numbers, as notes in one array, which `story.py` reads after the
+    block. An event is a reading of the meter: at an operator, at a node of the backward, at a step, and whenever a
+    piece dies, so that between two events memory only comes, and what comes and goes between them is workspace.
+
+    What the ledger itself takes is left out: the exact sizes of the few things that it keeps (the notes, and weak
+    references and their numbers), added up. A difference of two readings would not do: lists and tuples that were made
+    for a moment stay with the interpreter, which hands them to the program, and then they are the program's. Little is
+    made while tracemalloc looks on, since it takes microseconds for each number that is: no sums, no differences.
+    """
 
     def __init__(self, device):
         self.device = device
         self.meter = meter_of(device)
         self.backend = backend_for(device)
         self.lock = threading.RLock()  # a death may be told inside of any allocation, our own too
-        self.closed = self.busy = self._collects = False
-        self.pieces: dict[int, Piece] = {}  # alive, by the number of the owner
-        self.all: list[Piece] = []
-        self.applied: list[Applied] = []
-        self.gone: list[Applied] = []  # whose nodes died, with what the watcher made for them
-        self.levels, self.peaks, self.slacks = numbers("q"), numbers("q"), numbers("q")
-        self.labels: list[tuple] = []  # (stage, what) of each event; ("", "") for a death
-        self.own = 0  # bytes of the ledger
-        self.base = 0  # bytes that were there before the meter began
+        self.closed = self.busy = self._collects = self._started = False
+        self.pieces: dict[int, Ref | _Stays] = {}  # alive, by the number of the object that owns the memory
+        self.nodes: dict[int, Ref] = {}  # alive, operators by the number of their node
+        self.counted: dict[int, int] = {}  # what a graph keeps beside arrays -> the operator that counts it
+        self.saving = bytearray()  # of each operator: whether it has what it saved
+        self.numbers: list[int] = []  # of pieces and operators: one object each, whoever has it
+        self.made = 0  # pieces so far
+        self.notes = numbers("q")
+        self.put = self.notes.append
+        self.texts: dict[str, int] = {}
+        self._kept = (self.pieces, self.nodes, self.counted, self.saving, self.numbers, self.texts)
+        self._sizes = numbers("q", map(getsizeof, self._kept))  # of these, as they were noted
+        self.existing = 0  # pieces that were there before
+        self.held = 0  # bytes of these, in blocks
         self.strays = 0  # of a device: bytes of arrays from before that are in no tensor
-        self._start = 0
-        self._high: int | None = None  # the highest moment since the last event, as far as it was read
-        self._reading = (0, 0)  # at the begin of a call that is the ledger's own; kept, so that it is no difference
         # made once: a weak reference lets go of its callback after the call
         self._told_gone, self._told_node_gone = self._gone, self._node_gone
-        self._frees_first = self.meter.counts_objects and frees_first()
+        self._read, self._reset, self._slack = self.meter.read, self.meter.reset, self.meter.slack
+        if self.meter.counts_objects:
+            self._read, self._reset = tracemalloc.get_traced_memory, tracemalloc.reset_peak
+        self.frees_first = self.meter.counts_objects and frees_first()
+        self._any = device.index is None or device.type == "cpu"
 
     def begin(self) -> bool:
-        """Whether this call is not inside of another one of the ledger's own."""
+        """Whether this call is not inside of another one of the ledger's own. The garbage collector rests meanwhile:
+        what it frees is the program's."""
         if self.busy:
             return False
-        _emptied(self)
-        self._reading = self.meter.read()
+        now, peak = self._read()
+        size = getsizeof(self.notes)
         self.busy, self._collects = True, gc.isenabled()
         gc.disable()
-        high = self._reading[1] - self._start - self.own + self.base
-        self._high = high if self._high is None else max(self._high, high)
+        put = self.put
+        put(READ)
+        put(now)
+        put(peak)
+        put(size)
         return True
 
     def finish(self) -> None:
         if not self.closed:
-            if self.meter.counts_objects:
-                self.own += self.meter.read()[0] - self._reading[0]
-            self.meter.reset()
+            self._reset()
         self.busy = False
         if self._collects:
             gc.enable()
 
     # events
 
-    @property
-    def now(self) -> int:
-        """The number of the event that is being written, or of the next."""
-        return len(self.levels)
-
     def start(self) -> None:
         """From here on it is measured; what was seen before is there already."""
-        self.meter.reset()
+        self.existing, self._started = self.made, True
+        put = self.put
         if self.meter.counts_objects:
-            self.base = sum(p.bytes for p in self.all)
-            self._start = self.meter.read()[0]
+            for which, size in enumerate(self._sizes):
+                self.note(GREW, which, size)
+            put(START)
+            put(self.meter.read()[0])
         else:
             gc.collect()  # what garbage holds would be a stray, and be missing when it goes
-            self.strays = self._start = max(0, self.meter.read()[0] - sum(in_blocks(p.bytes) for p in self.all))
-        self._first()
+            self.strays = max(0, self.meter.read()[0] - self.held)
+            put(START)
+            put(self.strays)
+        self.meter.reset()
+        self.begin()
+        self.event(STAGES.index("start"), WHAT.index("text"), self.text("start"))
+        self.finish()
 
-    @own
-    def _first(self):
-        self.event("start", "start", lambda: None)
+    def event(self, stage, kind, what) -> None:
+        """Write down what the meter said at the begin of this call."""
+        put = self.put
+        put(EVENT)
+        put(self._slack())
+        put(stage)
+        put(kind)
+        put(what)
 
-    def event(self, stage, what, act, going=0) -> None:
-        """Write down what the meter said at the begin of this call, which is `own`, then what `act()` knows. `going`:
-        bytes that the meter no longer has, and that are counted in this event for the last time."""
-        if self.closed:
-            return
-        level = self._reading[0] + going - self._start - self.own + self.base
-        high, self._high = self._high, None
-        if high is None or self.levels and high <= self.levels[-1]:  # no more than what the last event has told already
-            high = level
-        result = act()
-        self.levels.append(level)
-        self.peaks.append(max(level, high))
-        self.slacks.append(self.meter.slack())
-        self.labels.append(Entry((stage, what)))
-        if isinstance(result, Applied):
-            result.workspace = self.peaks[-1] - level
+    def text(self, words) -> int:
+        """The number of a text."""
+        number = self.texts.get(words)
+        if number is None:
+            number = self.texts[words] = len(self.texts)
+            self.put(TOOK)
+            self.put(getsizeof(words))
+            self.grew(5)
+        return number
+
+    def number(self, count) -> int:
+        """A number that is one object, however often it is kept."""
+        found = self.numbers
+        try:
+            return found[count]
+        except IndexError:
+            pass
+        while len(found) <= count:
+            found.append(len(found))
+            if len(found) > 257:
+                self.put(TOOK)
+                self.put(28)
+        self.grew(4)
+        return found[count]
+
+    def grew(self, which) -> None:
+        """Something was added to one of what is kept: note its size, where that changed."""
+        size = getsizeof(self._kept[which])
+        if self._sizes[which] != size:
+            self._sizes[which] = size
+            put = self.put
+            put(GREW)
+            put(which)
+            put(size)
+
+    def note(self, *numbers) -> None:
+        """Write down some numbers."""
+        put = self.put
+        for n in numbers:
+            put(n)
+
+    def took(self, size) -> None:
+        """The ledger keeps so many bytes from now on."""
+        self.put(TOOK)
+        self.put(size)
 
     # pieces
 
-    def see(self, array, role, label, existed=False) -> Piece | None:
-        """The piece of an array, written down when it is new; None for another device's."""
-        if not isinstance(array, self.backend.ndarray) or self.device.index not in (None, device_of(array).index):
-            return None
-        root, size = root_of(array)
-        piece = self.pieces.get(id(root))
-        if piece is None:
-            piece = Piece(size, self.now, role, label, existed)
-            try:
-                piece.ref = _Ref(root, self._told_gone, id(root), piece)
-            except TypeError:  # bytes and the like, which NumPy was given: they are taken to stay
-                piece.ref = root
-            self.pieces[id(root)] = piece
-            self.all.append(piece)
-        piece.used |= not existed
-        return piece
+    def see(self, array, role, kind, what) -> int:
+        """The number of an array's piece, which is written down when it is new; -1 for another device's."""
+        root = array
+        while (base := getattr(root, "base", None)) is not None:
+            root = base
+        key = id(root)
+        ref = self.pieces.get(key)
+        if ref is not None:
+            return ref.number
+        if not isinstance(array, self.backend.ndarray):
+            return -1
+        if not self._any and device_of(array).index != self.device.index:
+            return -1
+        number = self.number(self.made)
+        size = getattr(root, "nbytes", array.nbytes)
+        try:
+            made: Ref | _Stays = Ref(root, self._told_gone)
+        except TypeError:
+            made = _Stays()
+            made.root = root
+        made.key, made.number = key, number
+        self.pieces[key] = made
+        self.grew(0)
+        self.made += 1
+        if not self._started:
+            self.held += in_blocks(size)
+        put = self.put
+        put(PIECE)
+        put(number)
+        put(size)
+        put(role)
+        put(kind)
+        put(what)
+        return number
 
-    def becomes(self, array, role, label) -> Piece | None:
+    def becomes(self, array, role, kind, what) -> None:
         """From now on the array's memory is for this."""
-        piece = self.see(array, role, label)
-        if piece is not None and piece.roles[-1][1:] != (role, label):
-            piece.roles.append(Entry((self.now, role, label)))
-        return piece
+        number = self.see(array, role, kind, what)
+        if number >= 0:
+            put = self.put
+            put(ROLE)
+            put(number)
+            put(role)
+            put(kind)
+            put(what)
 
-    def _gone(self, ref) -> None:
+    def _gone(self, ref: Ref) -> None:
         with self.lock:
             if self.closed:
                 return
-            if self.begin():
-                try:
-                    self._dies(ref.what, ref.key)
-                finally:
-                    self.finish()
-            else:
-                self._dies_inside(ref.what, ref.key)
-
-    def _dies(self, piece, key):
-        unknown = piece.existed and self.meter.started  # tracemalloc never knew it
-        piece.died = self.now
-        self.event("", "", lambda: None, piece.bytes if self._frees_first and not unknown else 0)
-        self._forget(piece, key, unknown)
-
-    def _dies_inside(self, piece, key):
-        """In a call of the ledger's own, whose difference it is not; the event that is being written still has it."""
-        unknown = piece.existed and self.meter.started
-        piece.died = self.now
-        if self.meter.counts_objects and not unknown:
-            self.own += piece.bytes
-        self._forget(piece, key, unknown)
-
-    def _forget(self, piece, key, unknown):
-        if unknown:
-            self.base -= piece.bytes
-        if self.pieces.get(key) is piece:  # the weak reference stays: it would go after this call
-            del self.pieces[key]
+            outermost = self.begin()
+            self.put(GONE)
+            self.put(ref.number)
+            self.put(outermost)
+            if self.pieces.get(ref.key) is ref:
+                del self.pieces[ref.key]
+            if outermost:  # else the event that is being written still has it
+                self.event(0, 0, 0)
+                self.finish()
 
     # operators
 
-    def watch(self, node, applied) -> None:
-        """Note when a node dies."""
-        applied.ref = _Ref(node, self._told_node_gone, id(node), applied)
-        self.applied.append(applied)
+    def watch(self, node, name, place=-1, existed=False, end=False) -> int:
+        """The number of an operator, new, and a note of when its node dies."""
+        number = self.number(len(self.saving))
+        key = id(node)
+        ref = Ref(node, self._told_node_gone)
+        ref.key, ref.number = key, number
+        self.nodes[key] = ref
+        self.saving.append(1)
+        self.grew(1)
+        self.grew(3)
+        put = self.put
+        put(OPERATOR)
+        put(name)
+        put(place)
+        put(existed)
+        put(end)
+        return number
 
-    @own
-    def _node_gone(self, ref) -> None:
-        if self.closed:
-            return
-        applied = ref.what
-        applied.died = self.now
-        if applied.released is None:
-            applied.released = self.now
-        self.gone.append(applied)
+    def _node_gone(self, ref: Ref) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            outermost = self.begin()
+            self.put(DIED)
+            self.put(ref.number)
+            self.saving[ref.number] = 0
+            if self.nodes.get(ref.key) is ref:
+                del self.nodes[ref.key]
+            if outermost:
+                self.finish()
 
-    def let_go(self) -> None:
-        """Of what the watcher made for nodes that are gone: only now, since what a node refers to goes after itself."""
-        for applied in self.gone:
-            applied.extra, applied.handles = None, ()
-        self.gone.clear()
+    def released(self, number) -> None:
+        """What an operator saved is freed."""
+        self.put(RELEASED)
+        self.put(number)
+        self.saving[number] = 0
 
     def close(self) -> None:
         with self.lock:

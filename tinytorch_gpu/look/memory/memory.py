@@ -1,9 +1,9 @@
 """look.memory: every byte of a training step by owner, over time and at the peak, and what holds it."""
 from __future__ import annotations
 
+import gc
 import html
 
-from ...autograd import modes
 from ...backend.device import resolve
 from ...backend.out_of_memory import OutOfMemoryError
 from ...nn import Module
@@ -17,6 +17,7 @@ from ..terminal import Column, Paper, bar, count_of, figure, size_of, table, tim
 from ..view import View
 from .holders import held
 from .pool import allocation as again
+from .story import Story
 from .table import OWNERS, tabulate
 from .watch import Watcher
 
@@ -41,7 +42,7 @@ def memory(model=None, optimizer=None, device=None, allocation=False) -> Memory:
     where it runs already, its peak is reset over and over. On a device its pool counts. `allocation` times, after the
     block, its largest blocks of memory taken again from the pool and fresh from the system.
 
-    Raises: TypeError for another model or optimizer, RuntimeError inside look.record() or another look.memory().
+    Raises: TypeError for another model or optimizer, RuntimeError inside another look.memory().
     """
     if model is not None and not isinstance(model, Module):
         raise TypeError(f"[memory] model must be a Module, got {type(model).__name__}")
@@ -64,43 +65,50 @@ class Memory(View):
     def __enter__(self):
         if self._given is None:
             raise RuntimeError("[memory] a view watches one block: call look.memory() again for another")
-        if modes.recorder is not None:
-            raise RuntimeError("[memory] look.record() or another look.memory() is open, whose notes take memory of "
-                               "their own: end that block first, or open look.record() inside of look.memory()")
         model, optimizer, device = self._given
-        self._given = None
         with record._lock:
+            if record.memory is not None:
+                raise RuntimeError("[memory] another look.memory() is open, whose notes take memory of their own: end "
+                                   "that block first")
+            self._given = None
             self._watcher = Watcher(device, model, optimizer)
-            self._note = self._watcher.note  # a bound method is a new object each time
-            self._blocks = record.blocks
-            modes.set_recorder(self._note)
+            self._blocks = record.blocks - (record._active is not None)
+            record.remember(self._watcher.note)
         return self
 
     def __exit__(self, kind, error, trace):
         watcher, self._watcher = self._watcher, None
         missing = []
         with record._lock:
-            if modes.recorder is self._note:
-                modes.set_recorder(None)
+            record.remember(None)
             if record.blocks != self._blocks:
-                missing.append("look.record() was open inside the block: what its notes take is in workspace and "
-                               "unknown")
+                missing.append("look.record() was open: what its notes take is in workspace and unknown")
             watcher.close()
-        del self._note
         if kind is not None:
             missing.append(f"the block was left by {kind.__name__}: the table ends there")
         missing += elsewhere(watcher.elsewhere, "the memory", watcher.device)
-        if not any(not a.existed for a in watcher.ledger.applied):
+        data = self._data(watcher)
+        if not data["records"]["nodes"]:
             missing.append("no operator was recorded: a step under no_grad() saves nothing, and what it makes is not "
                            "told apart")
-        data = tabulate(watcher)
-        data["held"] = held(watcher.ledger)
-        data["allocation"] = None
-        if self._allocation:
-            data["allocation"] = again(watcher.device, [p.bytes for p in watcher.ledger.all if not p.existed])
         self.data = {"view": "memory", "device": str(watcher.device), **data, "missing": missing}
         if isinstance(error, (OutOfMemoryError, MemoryError)):  # a device's, NumPy's
             error.add_note("\n".join(self._out_of_memory(Paper())))
+
+    def _data(self, watcher):
+        collects = gc.isenabled()
+        gc.disable()  # nothing here is garbage, and there may be millions of other things to look through
+        try:
+            story = Story(watcher)
+            data = tabulate(story)
+            data["held"] = held(story)
+        finally:
+            if collects:
+                gc.enable()
+        data["allocation"] = None
+        if self._allocation:
+            data["allocation"] = again(watcher.device, [p.bytes for p in story.pieces if not p.existed])
+        return data
 
     def _out_of_memory(self, paper):
         """The table and the largest owners, for the error."""
@@ -215,8 +223,8 @@ class Memory(View):
             parts.append(f'<div class="soft">{html.escape(self._again())}</div>')
         parts += ["</header>", "<main>", self.to_svg()]
         for title, head, rows in self._tables(Paper(), 2000, 20):
-            right = [i for i, c in enumerate(head) if c.right]
-            parts.append(page.table([c.title for c in head], rows, right, title))
+            parts += [f"<h2>{html.escape(title)}</h2>",
+                      page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in (*self._held(), *self.data["missing"])]
         return page.page("look.memory", "\n".join([*parts, "</main>"]))
 

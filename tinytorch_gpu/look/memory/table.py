@@ -1,4 +1,4 @@
-"""The ledger of a block as plain data: who owned what at the peak and over time; what checkpoints would free."""
+"""The story of a block as plain data: who owned what at the peak and over time; what checkpoints would free."""
 from __future__ import annotations
 
 import linecache
@@ -23,6 +23,8 @@ COLUMNS = 240  # of the timeline
 def segments(piece, end):
     """[(from, to, role, label)]: what a piece was for, over its life; the event that tells of a death still has it."""
     stop = end if piece.died is None else piece.died + 1
+    if len(piece.roles) == 1 and not piece.savers and not piece.keepers:
+        return [(piece.born, stop, *piece.roles[0][1:])] if piece.born < stop else []
     cuts = {piece.born, stop, *(t for t, _, _ in piece.roles)}
     for a in (*piece.savers, *piece.keepers):
         cuts |= {a.born, _until(a, end)}
@@ -56,102 +58,105 @@ def _until(applied, end):
 class _Sums:
     """Bytes of each owner at each event."""
 
-    def __init__(self, ledger):
-        self.end = len(ledger.levels)
+    def __init__(self, story):
+        self.end = len(story.levels)
         self.steps = {name: [0] * (self.end + 1) for name in OWNERS}
-        pool = not ledger.meter.counts_objects
-        self.pieces = [(p, segments(p, self.end)) for p in ledger.all if p.used or _old(p)]
+        pool = not story.meter.counts_objects
+        self.pieces = [(p, segments(p, self.end)) for p in story.pieces if p.used or _old(p)]
         others = [0] * (self.end + 1)  # what was there before and nothing here has to do with
-        for p in ledger.all:
+        for p in story.pieces:
             if not p.used and not _old(p):
                 size = in_blocks(p.bytes) if pool else p.bytes
                 others[p.born] += size
                 if p.died is not None:
                     others[p.died + 1] -= size
-        self.told = [stage != "" for stage, _ in ledger.labels]  # not a death, which falls in the midst of operators
+        self.told = [stage != "" for stage, _ in story.labels]  # not a death, which falls in the midst of operators
         self.others = list(accumulate(others))[:self.end]
-        self.levels = [n - o for n, o in zip(ledger.levels, self.others)]
-        self.peaks = [n - o for n, o in zip(ledger.peaks, self.others)]
+        self.levels = [n - o for n, o in zip(story.levels, self.others)]
+        self.peaks = [n - o for n, o in zip(story.peaks, self.others)]
         for piece, parts in self.pieces:
             for a, b, role, _ in parts:
                 self.add(role, a, b, piece.bytes)
                 if pool:
                     self.add("rounding", a, b, in_blocks(piece.bytes) - piece.bytes)
         if not pool:
-            for a in ledger.applied:
+            for a in story.applied:
                 if not a.existed:
                     self.add("records", a.born, self.end if a.died is None else a.died, a.records)
                     self.add("records", a.born, _until(a, self.end), a.keeping)
         self.lines = {name: list(accumulate(d))[:self.end] for name, d in self.steps.items()}
+        # what the meter saw beside all owners
+        self.nobodys = [n - sum(of) for n, of in zip(self.levels, zip(*self.lines.values()))]
+        self.making = self._making()
 
     def add(self, name, a, b, size):
         self.steps[name][a] += size
         self.steps[name][b] -= size
 
-    def at(self, t):
-        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak.
+    def _making(self):
+        """What is nobody's here and was not there at the event before, nor at the one after: an operand that is
+        widened, a result that the operator is about to return."""
+        after, following = [], self.end - 1
+        for t in range(self.end - 1, -1, -1):
+            after.append(following)
+            following = t if self.told[t] else following
+        found, before = [], 0
+        for t, (mine, later) in enumerate(zip(self.nobodys, reversed(after))):
+            found.append(max(0, mine - max(0, self.nobodys[before], self.nobodys[later])))
+            before = t if self.told[t] else before
+        return found
 
-        What is nobody's here and was not there at the event before, nor at the one after, is workspace: an operand that
-        is widened, a result that the operator is about to return.
-        """
+    def at(self, t):
+        """Bytes of each owner at an event's highest moment, "workspace" and "unknown" too: together its peak."""
         found = {name: line[t] for name, line in self.lines.items()}
-        nobodys = self.nobodys(t)
-        before = next((u for u in range(t - 1, -1, -1) if self.told[u]), 0)
-        after = next((u for u in range(t + 1, self.end) if self.told[u]), self.end - 1)
-        making = max(0, nobodys - max(0, self.nobodys(before), self.nobodys(after)))
-        found["workspace"] = self.peaks[t] - self.levels[t] + making
-        found["unknown"] = nobodys - making
+        found["workspace"] = self.peaks[t] - self.levels[t] + self.making[t]
+        found["unknown"] = self.nobodys[t] - self.making[t]
         return found
 
     def arrays(self, t):
         """Bytes of arrays at an event's highest moment, as `forward_only` counts them: no records, no rounding, nothing
         that is nobody's, and as workspace only what came and went since the event before, not what that one had."""
-        found = self.at(t)
         gone = max(0, min(self.levels[t - 1], self.peaks[t]) - self.levels[t]) if t else 0
-        return sum(found.values()) - gone - sum([found[name] for name in ("records", "rounding", "unknown")])
-
-    def nobodys(self, t):
-        """What the meter saw beside all owners."""
-        return self.levels[t] - sum([line[t] for line in self.lines.values()])
+        beside = self.lines["records"][t] + self.lines["rounding"][t] + self.nobodys[t] - self.making[t]
+        return self.peaks[t] - gone - beside
 
 
-def tabulate(watcher) -> dict:
+def tabulate(story) -> dict:
     """The data of `look.memory`, without what is held at the end."""
-    ledger = watcher.ledger
-    sums = _Sums(ledger)
+    sums = _Sums(story)
     peak = max(range(sums.end), key=lambda t: sums.peaks[t])
     saving = max(range(sums.end), key=lambda t: (sums.lines["saved"][t], t))
-    rows = _rows(ledger, sums, peak)
+    rows = _rows(story, sums, peak)
     named = sum(r["bytes"] for r in rows if r["owner"] != "unknown")
-    forward = forward_only(ledger, sums)
+    forward = forward_only(story, sums)
     training = sums.peaks[peak]
     arrays = max(map(sums.arrays, range(sums.end)))
-    pool = not ledger.meter.counts_objects
+    pool = not story.meter.counts_objects
     return {
-        "view": "memory", "source": ledger.meter.source,
-        "peak": {"bytes": training, "event": peak, **_when(ledger, peak), "named": named,
-                 "others": sums.others[peak] + ledger.strays,
-                 "slack": ledger.slacks[peak] if pool else None, "rows": rows},
-        "records": {"nodes": sum(not a.existed for a in ledger.applied),
-                    "bytes": sum(a.records + a.keeping for a in ledger.applied if not a.existed)},
+        "view": "memory", "source": story.meter.source,
+        "peak": {"bytes": training, "event": peak, **_when(story, peak), "named": named,
+                 "others": sums.others[peak] + story.strays,
+                 "slack": story.slacks[peak] if pool else None, "rows": rows},
+        "records": {"nodes": sum(not (a.existed or a.end) for a in story.applied),
+                    "bytes": sum(a.records + a.keeping for a in story.applied if not a.existed)},
         "arrays": arrays, "forward_only": forward,
         "ratio": arrays / forward["bytes"] if forward and forward["bytes"] else None,
         "saved": _saved(sums, saving),
         "saved_bytes": sums.lines["saved"][saving],
-        "checkpoint": checkpoint(watcher, sums, saving),
-        "workspaces": _workspaces(ledger),
-        "timeline": _timeline(ledger, sums),
+        "checkpoint": checkpoint(story, sums, saving),
+        "workspaces": _workspaces(story),
+        "timeline": _timeline(story, sums),
     }
 
 
-def _when(ledger, t) -> dict:
+def _when(story, t) -> dict:
     """The stage of an event and what ran: a death belongs to what was told next."""
-    while t < len(ledger.labels) - 1 and not ledger.labels[t][0]:
+    while t < len(story.labels) - 1 and not story.labels[t][0]:
         t += 1
-    return {"stage": ledger.labels[t][0], "during": ledger.labels[t][1]}
+    return {"stage": story.labels[t][0], "during": story.labels[t][1]}
 
 
-def _rows(ledger, sums, t) -> list[dict]:
+def _rows(story, sums, t) -> list[dict]:
     """Owners at an event, with their parts, the largest first."""
     bytes_of = sums.at(t)
     parts: dict[str, dict] = {name: {} for name in OWNERS}
@@ -161,7 +166,7 @@ def _rows(ledger, sums, t) -> list[dict]:
                 text = str(label)
                 parts[role][text] = parts[role].get(text, 0) + piece.bytes
     if bytes_of["workspace"]:
-        parts["workspace"][_when(ledger, t)["during"]] = bytes_of["workspace"]
+        parts["workspace"][_when(story, t)["during"]] = bytes_of["workspace"]
     rows = []
     for name, title in OWNERS.items():
         if bytes_of[name]:
@@ -195,13 +200,13 @@ def _saved(sums, t) -> list[dict]:
     return sorted(found.values(), key=lambda r: -r["bytes"])
 
 
-def checkpoint(watcher, sums, t) -> list[dict]:
+def checkpoint(story, sums, t) -> list[dict]:
     """What is saved inside each module alone at an event: neither outside, nor its arguments, which a checkpoint keeps.
 
     One row for each name; a module that was called several times counts with all of its calls.
     """
     given: dict[int, set] = {}
-    for place, pieces in watcher.calls:
+    for place, pieces in story.calls:
         given.setdefault(id(place), set()).update(map(id, pieces))
     rows: dict = {}
     for piece, life in sums.pieces:
@@ -227,13 +232,13 @@ def _chain(place):
     return found
 
 
-def forward_only(ledger, sums) -> dict | None:
+def forward_only(story, sums) -> dict | None:
     """What the first forward would take if nothing were kept: each value until its last use, computed from the record.
 
     Parameters, buffers and inputs are there all the time; a value that the program itself holds longer is not known.
     """
-    stop = next((t for t, (stage, _) in enumerate(ledger.labels) if stage == "backward"), sums.end)
-    run = [a for a in ledger.applied if not a.existed and a.born < stop]
+    stop = next((t for t, (stage, _) in enumerate(story.labels) if stage == "backward"), sums.end)
+    run = [a for a in story.applied if not a.existed and a.born < stop]
     if not run:
         return None
     there = {id(p): p for p, life in sums.pieces if life and life[0][2] in ("parameters", "buffers", "inputs")
@@ -259,24 +264,24 @@ def forward_only(ledger, sums) -> dict | None:
     return {"bytes": fixed + best, "fixed": fixed, "values": best, "during": str(run[at])}
 
 
-def _workspaces(ledger) -> list[dict]:
+def _workspaces(story) -> list[dict]:
     """The largest workspace of each operator of each module, of its backward, of each step."""
     found: dict = {}
-    for t in range(len(ledger.levels)):
-        size = ledger.peaks[t] - ledger.levels[t]
-        if size > 0 and ledger.labels[t][0]:
-            what = ledger.labels[t][1]
+    for t in range(len(story.levels)):
+        size = story.peaks[t] - story.levels[t]
+        if size > 0 and story.labels[t][0]:
+            what = story.labels[t][1]
             found[what] = max(found.get(what, 0), size)
     return [{"what": k, "bytes": v} for k, v in sorted(found.items(), key=lambda kv: -kv[1])]
 
 
-def _timeline(ledger, sums) -> list[dict]:
+def _timeline(story, sums) -> list[dict]:
     """At most COLUMNS stretches of events, each at its highest."""
     rows = []
     size = max(1, -(-sums.end // COLUMNS))
     for start in range(0, sums.end, size):
         t = max(range(start, min(start + size, sums.end)), key=lambda t: sums.peaks[t])
         owners = sums.at(t)
-        rows.append({"event": t, **_when(ledger, t), "bytes": sums.peaks[t],
+        rows.append({"event": t, **_when(story, t), "bytes": sums.peaks[t],
                      "owners": {k: v for k, v in owners.items() if v}})
     return rows

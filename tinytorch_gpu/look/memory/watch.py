@@ -1,29 +1,88 @@
-"""What tells the memory ledger: operators as they are recorded, hooks on their nodes, modules, optimizer steps."""
+"""What tells the memory ledger: operators as they are recorded, the engine, modules, optimizer steps."""
 from __future__ import annotations
 
-import gc
-import math
+import functools
 import sys
-import weakref
+import threading
 from collections import Counter
-from functools import partial
+from sys import getsizeof
 
-from ...autograd import engine, modes
-from ...autograd.node import AccumulateGrad, Node, endpoint
-from ...autograd.operands import HALF
-from ...backend.device import device_of, is_array
+import numpy as np
+
+from ...autograd import anomaly, engine
+from ...autograd.node import AccumulateGrad, endpoint
+from ...autograd.operator import FREED, Operator, _Packed
+from ...backend.device import _by_class, device_of, is_array
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ...tensor import Tensor
 from ..measure import differs
-from ..recorder import _Recorder, unhook
-from ..saved import checkpointed, kept_of
-from ..terminal import shape_of
-from .ledger import Applied, Entry, Ledger, Piece, Pieces, own
-from .records import Hook, is_parameter, put_table, records_of, size_of_trace, was_traced
+from ..recorder import Place, _Recorder
+from ..saved import checkpointed, kept_of, slots_of
+from .existing import state_of, was_traced, write_down
+from .ledger import (
+    ARGUMENT,
+    ARRIVES,
+    CALL,
+    COUNTED,
+    DELIVERED,
+    FLOWING,
+    FRAME,
+    GIVEN,
+    GIVEN_TO,
+    GRADIENTS,
+    GREW,
+    INPUT,
+    INPUTS,
+    KEPT,
+    LINE,
+    OF,
+    OPTIMIZER,
+    OUTPUT,
+    PARAMETERS,
+    RAN,
+    SAVED,
+    SENT,
+    STAGES,
+    TENSORS,
+    TEXT,
+    USED,
+    WHAT,
+    Ledger,
+)
+from .records import is_parameter, note_records
 
 __all__ = ["Watcher"]
 
-_RUN = engine.run.__code__
+_NONE, _START, FORWARD, BACKWARD, STEP, END = range(len(STAGES))
+_DEATH, SAID, RUNS, AGAIN, REACHES, BACK, LEAF, CALLED = range(len(WHAT))
+
+
+class _Call(Place):
+    """A call of a module that has a number."""
+
+    __slots__ = ("number",)
+
+
+class _Depth(threading.local):
+    running = 0  # calls of the engine in this thread, one inside the other
+
+
+def own(method):
+    """What such a call keeps is the ledger's own, and what it needs for a moment is nobody's."""
+    @functools.wraps(method)
+    def measured(self, *args):
+        ledger = self.ledger
+        with ledger.lock:
+            if ledger.closed:
+                return
+            outermost = ledger.begin()
+            try:
+                method(self, *args)
+            finally:
+                if outermost:
+                    ledger.finish()
+
+    return measured
 
 
 class Watcher(_Recorder):
@@ -35,390 +94,318 @@ class Watcher(_Recorder):
         self.names = {} if model is None else {id(t): n for n, t in (*model.named_parameters(),
                                                                      *model.named_buffers())}
         self.elsewhere: Counter = Counter()  # operators by the device they ran on, where it is another one
-        self.passes = 0  # backwards that are through
-        self.calls: list[tuple] = []  # (place, pieces of its arguments)
-        self._stage = "forward"
-        self._pending = None  # the operator whose line is not known yet
-        self._fresh: list[AccumulateGrad] = []  # leaves that are about to get a gradient
-        self._freeing: list[Applied] = []
-        self._counted: dict[int, Applied] = {}  # what a graph keeps -> the first that counts it
-        self._leaves: dict[int, tuple] = {}  # AccumulateGrad that has a hook -> (weakly it, its table, its handle)
-        self._meeting: dict[tuple, list] = {}  # (id of a node, output) -> [gradients sent there, piece of their sum]
-        self._unborn: list[tuple] = []  # (sum that the engine is about to make, what it takes the place of)
+        self.places: list[_Call] = []
+        self.lines: list = []  # code of the program, or (file, number, function) where that is known already
+        self._line_of: dict[int, int] = {}  # id of a code -> its place in `lines`, -1 where it is this package's
+        self._depth = _Depth()
+        self._frame = 0  # the number of the program's function that was looked at last
+        self._counting = 0  # the operator whose bytes are counted
+        self._counts = self._counted
+        self.there: set[int] = set()  # ids of what was there at the start
+        self.used = bytearray()  # of the pieces that were there: whether they have to do with the block
         try:
-            self._existing(model)
+            write_down(self, model)
         except BaseException:
             self.ledger.close()
             raise
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
+        self._engine = engine._before, engine._step, engine._leaf, engine._after
+        engine._before, engine._step, engine._leaf, engine._after = (
+            self._hooks_run, self._step_runs, self._leaf_runs, self._step_ran)
         self.ledger.start()
 
     def close(self):
         self._last()
         self.ledger.close()
+        engine._before, engine._step, engine._leaf, engine._after = self._engine
         for handle in self._handles:
             handle.remove()
-        self._unhook_all()
-        self._fresh.clear()
+        self._closed = True
 
     @own
     def _last(self):
-        self.event("end", "end", lambda: None)
-
-    def event(self, stage, what, act):
-        """An event that `ledger.event` writes down; the caller is `own`."""
-        self._line()
-
-        def all_of_it():
-            self._settle()
-            return act()
-
-        if self._stage in ("backward", "optimizer") and stage == "forward":
-            self.passes += 1
-            for number, _ in list(self._meeting):  # of graphs that end where nobody looks
-                self._met(number)
-        if stage in ("forward", "backward", "optimizer"):
-            self._stage = stage
-        self.ledger.event(stage, what, all_of_it)
-
-    def _settle(self):
-        """Look at what was not there yet when the last event was written: gradients, what was freed."""
-        self.ledger.let_go()
-        for number in [n for n, (ref, _, _) in self._leaves.items() if ref() is None]:
-            del self._leaves[number]
-        for leaf in self._fresh:
-            if leaf.variable._grad is not None:
-                self.ledger.becomes(leaf.variable._grad._array, "gradients", self.name_of(leaf.variable))
-        self._fresh.clear()
-        now = self.ledger.now
-        for piece, before in self._unborn:
-            piece.born, piece.roles = now, Pieces([Entry((now, *piece.roles[0][1:]))])
-            self.ledger.all.append(piece)
-            if before is not None:
-                before.died = now - 1
-        self._unborn.clear()
-        for applied in self._freeing:  # its backward is through: freed, or kept by retain_graph=True for another one
-            node = applied.ref()
-            if node is not None and applied.released is None and kept_of(node) is None:
-                applied.released = now
-        self._freeing.clear()
-
-    def _line(self):
-        """The line of the last operator, which is not known yet when it is told."""
-        if self._pending is None:
-            return
-        applied, self._pending = self._pending, None
-        node = applied.ref()
-        if node is not None and node.trace is not None:
-            applied.line = node.trace.frames[-1]
-            if self.ledger.meter.counts_objects and not modes.is_anomaly_enabled():  # it is there because of this view
-                self.ledger.own += size_of_trace(node.trace)
-                applied.extra = Entry((applied.extra, node.trace))
+        self.ledger.event(END, SAID, self.ledger.text("end"))
 
     def name_of(self, tensor):
         """The dotted name of a parameter, its shape where it has none."""
         return self.names.get(id(tensor)) or "x".join(map(str, tensor.shape)) or "scalar"
 
-    # what is there at the start
+    def _see(self, array, role, kind, what):
+        """The number of an array's piece, which is used here; -1 for another device's."""
+        ledger = self.ledger
+        number = ledger.see(array, role, kind, what)
+        if 0 <= number < ledger.existing and not self.used[number]:
+            self.used[number] = 1
+            ledger.note(USED, number)
+        return number
 
-    def _existing(self, model):
-        """Write down every tensor and graph that is alive, whoever made it."""
-        def see(array, role, label, used=True):
-            piece = self.ledger.see(array, role, label, existed=True)
-            if piece is not None:
-                piece.used |= used
+    def _named(self, array, role, tensor):
+        """From now on an array is a parameter, or its gradient."""
+        self._becomes(array, role, self.name_of(tensor))
 
-        if model is not None:
-            for t in model.parameters():
-                see(t._array, "parameters", self.name_of(t))
-            for t in model.buffers():
-                see(t._array, "buffers", self.name_of(t))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    see(p._array, "parameters", self.name_of(p))
-            for array, name in self._state_of(optimizer):
-                see(array, "optimizer", name)
-        known = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]} | set(self.names)
-        things = gc.get_objects()
-        # by its type: isinstance asks a stranger's object for its __class__, and some answer with a warning
-        tensors = [t for t in things if issubclass(type(t), Tensor) and hasattr(t, "_array")]
-        for t in tensors:
-            if t._grad is not None:
-                see(t._grad._array, "gradients", self.name_of(t), id(t) in known)
-        for t in tensors:
-            if is_parameter(t) or id(t) in known:  # of a model that was not given
-                see(t._array, "parameters", self.name_of(t), False)
-            else:
-                see(t._array, "inputs", f"{shape_of(t.dtype.name, t.shape)} made before", False)
-        for node in things:
-            if issubclass(type(node), Node) and node.__class__ is not AccumulateGrad and hasattr(node, "trace"):
-                self._old(node)  # others are in no graph
-
-    def _old(self, node):
-        applied = Applied(node.name(), None, 0, existed=True)
-        pieces = []
-        for value, _ in kept_of(node) or ():
-            array = value._array if isinstance(value, Tensor) else value
-            if is_array(array):
-                pieces.append(self._saved(array, applied))
-        applied.saved = tuple([p for p in pieces if p is not None])
-        if node.trace is not None:
-            applied.line = node.trace.frames[-1]
-        self.ledger.watch(node, applied)
-
-    def _saved(self, array, applied):
-        piece = self.ledger.see(array, "tensors", applied.name, existed=applied.existed)
-        if piece is not None:
-            piece.savers.append(applied)
-        return piece
-
-    def _state_of(self, optimizer):
-        """[(array, name of the state)] of all that an optimizer holds and that is neither parameter nor gradient."""
-        params = {id(p): p for g in optimizer.param_groups for p in g["params"]}
-        skip = {id(p._array) for p in params.values()}
-        skip |= {id(p._grad._array) for p in params.values() if p._grad is not None}
-        found = []
-        for entry in optimizer.state.values():
-            for name, value in entry.items() if isinstance(entry, dict) else ():
-                if isinstance(value, Tensor):
-                    found.append((value._array, name))
-        seen, stack = set(params), [optimizer.__dict__]
-        while stack:
-            thing = stack.pop()
-            if id(thing) in seen:
-                continue
-            seen.add(id(thing))
-            if is_array(thing):
-                if id(thing) not in skip:
-                    found.append((thing, "scratch"))
-            elif isinstance(thing, Tensor):
-                found.append((thing._array, "state"))
-            elif isinstance(thing, dict):  # from Python 3.13 on an object's own has no referents for gc
-                stack.extend(thing.values())
-            elif isinstance(thing, (list, tuple)) or type(thing).__module__.startswith("tinytorch_gpu.optim"):
-                stack.extend(gc.get_referents(thing))
-        roots = set()
-        for p in params.values():
-            roots |= {id(p._array), id(p._array.base)}
-        return [(a, n) for a, n in found if id(a) not in skip and (a.base is None or id(a.base) not in roots)]
+    def _becomes(self, array, role, words):
+        self._see(array, role, TEXT, words := self.ledger.text(words))
+        self.ledger.becomes(array, role, TEXT, words)
 
     # steps
 
     @own
     def _before_step(self, optimizer, args, kwargs):
-        def act():
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    self.ledger.becomes(p._array, "parameters", self.name_of(p))
-                    if p._grad is not None:
-                        self.ledger.becomes(p._grad._array, "gradients", self.name_of(p))
-
-        self.event("optimizer", f"before {type(optimizer).__name__}.step", act)
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                self._named(p._array, PARAMETERS, p)
+                if p._grad is not None:
+                    self._named(p._grad._array, GRADIENTS, p)
+        self.ledger.event(STEP, SAID, self.ledger.text(f"before {type(optimizer).__name__}.step"))
 
     @own
     def _after_step(self, optimizer, args, kwargs):
-        def act():
-            for array, name in self._state_of(optimizer):
-                piece = self.ledger.see(array, "optimizer", name)
-                if piece is not None and piece.roles[-1][1] != "optimizer":
-                    piece.roles.append(Entry((self.ledger.now, "optimizer", name)))
-
-        self.event("optimizer", f"{type(optimizer).__name__}.step", act)
+        for array, name in state_of(optimizer):
+            self._becomes(array, OPTIMIZER, name)
+        self.ledger.event(STEP, SAID, self.ledger.text(f"{type(optimizer).__name__}.step"))
 
     # modules
 
+    @own
     def _enter(self, module, args):
-        self._called(self._again(), module, args)
+        known = len(self._names)
+        super()._enter(module, args)
+        ledger, stack = self.ledger, self._modules.stack
+        found = stack[-1][1]
+        call = _Call(found.parent, found.name, found.kind, found.root)
+        call.number = ledger.number(len(self.places))
+        stack[-1] = (module, call)
+        self.places.append(call)
+        ledger.took(getsizeof(call) + 8)  # and its place in the list
+        if len(self._names) > known:
+            names = self._names[module]
+            ledger.took(getsizeof(names) + sum(getsizeof(k) + getsizeof(v) for k, v in names.items())
+                        + 2 * getsizeof(call.root))
+        ledger.note(CALL, call.number)
+        for a in args:
+            if isinstance(a, Tensor) and (piece := self._see(a._array, INPUTS, ARGUMENT, call.number)) >= 0:
+                ledger.note(GIVEN, piece)
+        ledger.event(BACKWARD if self._depth.running else FORWARD, CALLED, call.number)
 
     @own
     def _leave(self, module, args, output):
         super()._leave(module, args, output)
 
-    @own
-    def _called(self, again, module, args):
-        super()._enter(module, args)
-        place = self._modules.stack[-1][1]
-
-        def act():
-            given = [self.ledger.see(a._array, "inputs", f"argument of {place.kind}") for a in args
-                     if isinstance(a, Tensor)]
-            self.calls.append(Entry((place, Pieces([p for p in given if p is not None]))))
-
-        self.event("backward" if again else "forward", f"call of {place.kind}", act)
-
     # operators
 
     def note(self, node, args, outs):
-        self._operator(self._again(), node, args, outs)
+        # outside of what is the ledger's own: it makes objects of the program's frames, which go with these
+        code, instruction = self._where()
+        self._operator(node, args, outs, code, instruction)
 
-    def _again(self):
-        """Whether a backward is running: a checkpoint's second run, or one that is itself recorded. Asked before a call
-        that is `own`, since it makes objects of the program's frames, which go with these."""
-        return self._stage == "backward" and _in_backward()
+    def _where(self):
+        """The program's code that is running, by its place in `lines`, and the instruction in it."""
+        frame = sys._getframe(3)  # of the operator
+        known = self._line_of
+        innermost = None
+        while frame is not None:
+            code = frame.f_code
+            found = known.get(id(code))
+            if found is None:
+                found = self._meet(code)
+            if found >= 0:
+                if id(frame) != self._frame:
+                    self._looked_at(frame)
+                return found, frame.f_lasti
+            innermost = innermost or (code, frame.f_lasti)
+            frame = frame.f_back
+        return self.lines.index(innermost[0]), innermost[1]  # nobody's but this package's
+
+    def _looked_at(self, frame):
+        """The interpreter makes an object of a running function for who looks at it: of the program's innermost one it
+        stays until that returns."""
+        with self.ledger.lock:
+            self._frame = id(frame)
+            if not self.ledger.closed:
+                self.ledger.note(GREW, FRAME, getsizeof(frame))
+
+    def _meet(self, code):
+        with self.ledger.lock:
+            lines, known = self.lines, self._line_of
+            before = getsizeof(lines) + getsizeof(known)
+            found = -1 if anomaly.is_package(code.co_filename) else len(lines)
+            lines.append(code)  # either way: by then its id is not another code's
+            key = id(code)
+            known[key] = found
+            if not self.ledger.closed:
+                self.ledger.took(getsizeof(lines) + getsizeof(known) - before + getsizeof(key))
+            return found
 
     @own
-    def _operator(self, again, node, args, outs):
-        if self.ledger.closed:
-            return
+    def _operator(self, node, args, outs, code, instruction):
+        ledger = self.ledger
+        see, note = self._see, ledger.note
         stack = self._modules.stack
-        place = stack[-1][1] if stack else None
-        name = node.name()
-        if differs(where := device_of(outs[0]), self.device):
-            self.elsewhere[str(where)] += 1
-        applied = Applied(name, place, 0)
-        text = str(applied)
+        if outs[0].__class__ is not np.ndarray or self.device.type != "cpu":
+            where = device_of(outs[0])
+            if differs(where, self.device):
+                self.elsewhere[str(where)] += 1
+        number = ledger.watch(node, ledger.text(node.name()), stack[-1][1].number if stack else -1)
+        note(LINE, number, code, instruction)
+        for a in args:
+            if isinstance(a, Tensor):
+                if is_parameter(a) and id(a._array) not in ledger.pieces:
+                    piece = see(a._array, PARAMETERS, TEXT, ledger.text(self.name_of(a)))
+                else:
+                    piece = see(a._array, INPUTS, GIVEN_TO, number)
+                if piece >= 0:
+                    note(INPUT, number, piece)
+        for array in outs:
+            piece = see(array, TENSORS, OF, number)
+            if piece >= 0:
+                note(OUTPUT, number, piece)
+        self._saved(node, number)
+        if ledger.meter.counts_objects:
+            self._records(node, number)
+        running = self._depth.running
+        ledger.event(BACKWARD if running else FORWARD, AGAIN if running else RUNS, number)
 
-        def act():
-            ledger = self.ledger
-            applied.born = ledger.now
-            takes, makes, keeps = [], [], []
-            for a in args:
-                if isinstance(a, Tensor):
-                    role = "parameters" if is_parameter(a) else "inputs"
-                    label = self.name_of(a) if role == "parameters" else f"given to {name}"
-                    takes.append(ledger.see(a._array, role, label))
-            for o in outs:
-                makes.append(ledger.see(o, "tensors", applied))
-            for value, _ in kept_of(node) or ():
-                array = value._array if isinstance(value, Tensor) else value
-                if is_array(array):
-                    keeps.append(self._saved(array, applied))
-            applied.inputs, applied.outputs, applied.saved = (
-                Pieces([p for p in found if p is not None]) for found in (takes, makes, keeps))
-            self._checkpointed(node, applied)
-            if ledger.meter.counts_objects:
-                applied.records, applied.keeping = records_of(node, partial(self._count, applied), self._before)
-            ledger.watch(node, applied)
-            self._pending = applied
-            with self._lock:
-                if not self._closed:
-                    self._hook(node, text, applied)
-            return applied
+    def _saved(self, node, number):
+        """What a node keeps for backward."""
+        if isinstance(node, Operator) and not slots_of(node.__class__) and not node.__class__.__dictoffset__:
+            for value in node._saved or ():
+                if value.__class__ in _by_class:
+                    self._keeps(number, value)
+                elif value.__class__ is _Packed:
+                    break
+            else:
+                return
+        for value, _ in kept_of(node) or ():
+            array = value._array if isinstance(value, Tensor) else value
+            if is_array(array):
+                self._keeps(number, array)
+        for array in checkpointed(node):  # what the checkpoint that it stands in keeps to run it again
+            piece = self._see(array, INPUTS, TEXT, self.ledger.text("given to a checkpoint"))
+            if piece >= 0:
+                self.ledger.note(KEPT, number, piece)
 
-        self.event("backward" if again else "forward", f"{text}, run in backward" if again else text, act)
+    def _keeps(self, number, array):
+        piece = self._see(array, TENSORS, OF, number)
+        if piece >= 0:
+            self.ledger.note(SAVED, number, piece)
 
-    def _checkpointed(self, node, applied):
-        """What the checkpoint that an operator stands in keeps to run it again."""
-        for array in checkpointed(node):
-            piece = self.ledger.see(array, "inputs", "given to a checkpoint")
-            if piece is not None:
-                piece.keepers.append(applied)
+    def _records(self, node, number):
+        """Bytes of a node, and of ends of the graph that it is the first to have."""
+        ledger = self.ledger
+        self._counting = number
+        note_records(node, number, self._counts, ledger.put)
+        for edge in node.edges:
+            leaf = edge[0] if edge.__class__ is tuple else edge
+            if leaf.__class__ is AccumulateGrad and id(leaf) not in ledger.nodes:
+                end = ledger.watch(leaf, ledger.text("AccumulateGrad"), end=True)
+                note_records(leaf, end, self._counts, ledger.put)
 
-    def _count(self, applied, thing):
-        """Whether another operator that is there has counted this object."""
-        other = self._counted.get(id(thing))
-        if other is not None and other.released is None and other.died is None:
+    def _counted(self, thing):
+        """Whether another operator that is there counts this, or it was there before; else this one counts it."""
+        ledger, key = self.ledger, id(thing)
+        if key in self.there and not (ledger.meter.started and was_traced(thing)):
             return True
-        self._counted[id(thing)] = applied
+        other = ledger.counted.get(key)
+        if other is None:
+            ledger.put(COUNTED)
+            ledger.counted[key] = self._counting
+            ledger.grew(2)
+            return False
+        if ledger.saving[other]:  # it is there, and so is the thing
+            return True
+        ledger.counted[key] = self._counting
         return False
 
-    def _before(self, thing):
-        return self.ledger.meter.started and not was_traced(thing)
+    # the backward, as the engine runs it
 
-    def _hook(self, node, text, applied):
-        """Hooks on a node and on its leaves. Their tables are kept here: with the node they would go unmeasured."""
-        put_table(node)
-        applied.handles = Entry((node.register_prehook(Hook(self, "_arrives", text, id(node))),
-                                 node.register_hook(Hook(self, "_sends", text, applied))))
-        applied.extra = node.hooks
-        for edge in node.edges:
-            leaf = None if edge is None else endpoint(edge)[0]
-            if leaf.__class__ is AccumulateGrad and not self._has_hook(leaf):
-                ref = weakref.ref(leaf)
-                put_table(leaf)
-                handle = leaf.register_prehook(Hook(self, "_at_leaf", ref))
-                self._leaves[id(leaf)] = Entry((ref, leaf.hooks, handle))
+    def _hooks_run(self, *args):
+        self._depth.running += 1
+        try:
+            self._engine[0](*args)
+        finally:
+            self._depth.running -= 1
 
-    def _has_hook(self, leaf):
-        return id(leaf) in self._leaves and self._leaves[id(leaf)][0]() is leaf
+    def _step_runs(self, node, value, buffers, *args):
+        self._arrives(node, value, BACKWARD, REACHES)
+        given, value = [value], None  # nothing here may hold a gradient that a leaf could own
+        self._depth.running += 1
+        try:
+            self._engine[1](node, given.pop(), buffers, *args)
+        finally:
+            self._depth.running -= 1
+        self._stepped(node, buffers)
 
-    def _unhook_all(self):
-        with self._lock:
-            self._closed = True
-        found = [(a.ref(), h) for a in self.ledger.applied for h in a.handles]
-        for node, handle in (*found, *((ref(), handle) for ref, _, handle in self._leaves.values())):
-            if node is not None:
-                unhook(node, handle)
-        for applied in self.ledger.applied:
-            applied.extra, applied.handles = None, ()
-        self._leaves.clear()
+    def _leaf_runs(self, node, value, create_graph):
+        self._arrives(node, value, BACKWARD, LEAF)
+        given, value = [value], None
+        self._depth.running += 1
+        try:
+            self._engine[2](node, given.pop(), create_graph)
+        finally:
+            self._depth.running -= 1
+        self._accumulated(node)
 
-    # the backward
+    def _step_ran(self, node, out, given, create_graph):
+        self._sends(node, out, given)
+        return self._engine[3](node, out, given, create_graph)
 
-    @own
-    def _arrives(self, name, number, grads):
-        def act():
-            self._met(number)
-            for g in grads:
-                if g is not None:
-                    self.ledger.see(g._array, "flowing", f"arrives at {name}")
-
-        self.event("backward", f"backward reaches {name}", act)
+    def _number(self, node):
+        """An operator's number, a new one where it was recorded while nobody looked."""
+        ref = self.ledger.nodes.get(id(node))
+        if ref is not None:
+            return ref.number
+        return self.ledger.watch(node, self.ledger.text(node.name()), end=node.__class__ is AccumulateGrad)
 
     @own
-    def _sends(self, name, applied, sent, arrived):
-        def act():
-            applied.run = self.passes
-            for g in arrived:  # a half type is widened for its rule
-                if g is not None:
-                    self.ledger.see(g._array, "flowing", f"arrives at {name}")
-            node = applied.ref()
-            for i, g in enumerate(sent):
-                if g is None:
-                    continue
-                edge = node.edges[i] if node is not None and i < len(node.edges) else None
-                leaf = None
-                if edge is not None:
-                    leaf = endpoint(edge)[0]
-                    self._sent(*endpoint(edge), g._array)
-                if leaf.__class__ is AccumulateGrad and leaf.shape == g.shape and leaf.dtype == g._array.dtype:
-                    self.ledger.see(g._array, "gradients", self.name_of(leaf.variable))
+    def _arrives(self, node, value, stage, kind):
+        number = self._number(node)
+        for g in value if value.__class__ is list else (value,):
+            if g is not None:
+                array = g._array if isinstance(g, Tensor) else g
+                if kind == REACHES:
+                    self._see(array, FLOWING, ARRIVES, number)
                 else:
-                    self.ledger.see(g._array, "flowing", f"sent by {name}")
-            self._freeing.append(applied)
-
-        self.event("backward", f"backward of {name}", act)
-
-    def _sent(self, node, output, array):
-        """A gradient goes to a node. The engine fits it to shape and dtype and adds it to one that waits there; what
-        comes of that is seen when the node runs."""
-        shape, dtype = (node.shape, node.dtype) if node.metas is None else node.metas[output]
-        entry = self._meeting.setdefault((id(node), output), [0, None])
-        entry[0] += 1
-        fitted = entry[0] == 1 and (array.shape != shape or array.dtype != dtype)
-        if fitted or entry[0] == 2:
-            itemsize = 4 if dtype in HALF and not fitted else dtype.itemsize  # sums of half types are kept in float32
-            piece = Piece(math.prod(shape) * itemsize, 0, "flowing", f"{'cast' if fitted else 'sum'} for {node.name()}")
-            self._unborn.append((piece, entry[1]))
-            entry[1] = piece
-
-    def _met(self, number):
-        for key in [k for k in self._meeting if k[0] == number]:
-            piece = self._meeting.pop(key)[1]
-            if piece is not None:
-                piece.died = self.ledger.now - 1  # here it is seen as what it is
+                    self._see(array, FLOWING, TEXT, self.ledger.text(f"arrives at {self.name_of(node.variable)}"))
+        self.ledger.event(stage, kind, number)
 
     @own
-    def _at_leaf(self, leaf, _, grads):
-        def act():
-            found = leaf()
-            self._met(id(found))
-            for g in grads:
-                if g is not None and found is not None:
-                    self.ledger.see(g._array, "flowing", f"arrives at {self.name_of(found.variable)}")
-            if found is not None:
-                self._fresh.append(found)
+    def _sends(self, node, out, given):
+        number = self._number(node)
+        self.ledger.note(RAN, number)
+        for g in given if node._widen else ():  # a half type is widened for its rule
+            if g is not None:
+                self._see(g._array if isinstance(g, Tensor) else g, FLOWING, ARRIVES, number)
+        for edge, g in zip(node.edges, out):
+            array = g._array if isinstance(g, Tensor) else g
+            if not is_array(array):
+                continue
+            leaf = None if edge is None else endpoint(edge)[0]
+            if leaf.__class__ is AccumulateGrad and leaf.shape == array.shape and leaf.dtype == array.dtype:
+                self._see(array, GRADIENTS, TEXT, self.ledger.text(self.name_of(leaf.variable)))
+            else:
+                self._see(array, FLOWING, SENT, number)
+        self.ledger.event(BACKWARD, BACK, number)
 
-        self.event("backward", "backward reaches a leaf", act)
+    @own
+    def _stepped(self, node, buffers):
+        """The engine has freed what a node saved, and fitted and added what it sent."""
+        ledger = self.ledger
+        number = self._number(node)
+        if ledger.saving[number] and (node._saved is FREED if isinstance(node, Operator) else kept_of(node) is None):
+            ledger.released(number)
+        for edge in node.edges:
+            if edge is not None:
+                target, i = edge if edge.__class__ is tuple else (edge, 0)
+                value = buffers.get(target)
+                value = value[i] if value.__class__ is list else value
+                if value is not None:
+                    array = value._array if value.__class__ is Tensor else value
+                    if id(array) not in ledger.pieces:
+                        self._see(array, FLOWING, DELIVERED, self._number(target))
 
-
-def _in_backward() -> bool:
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is _RUN:
-            return True
-        frame = frame.f_back
-    return False
+    @own
+    def _accumulated(self, leaf):
+        if leaf.variable._grad is not None:
+            self._named(leaf.variable._grad._array, GRADIENTS, leaf.variable)
