@@ -19,6 +19,7 @@ from tinytorch_gpu.look.cost.backward import backward_launches, kept
 from tinytorch_gpu.look.cost.ceiling import ceiling
 from tinytorch_gpu.look.cost.cost import Array, Cost, cost, launches
 from tinytorch_gpu.look.cost.gradients import RULES
+from tinytorch_gpu.look.cost.several import NORMS
 from tinytorch_gpu.look.recorder import note_of
 from tinytorch_gpu.look.saved import saved_of
 from tinytorch_gpu.nn import functional as F
@@ -428,7 +429,7 @@ def test_rules_apply_what_is_counted(case):
     host = tt.ones(1).device.type == "cpu"
     counted: Counter = Counter()
     for name, inputs, outputs, params, needs in found.forward:
-        ran = backward_launches(name, inputs, outputs, params, needs, host=host)
+        ran = backward_launches(name, inputs, outputs, params, needs, host=host or name in NORMS)
         assert ran is not None, name
         counted.update(map(figures, ran))
     applied: Counter = Counter()
@@ -442,6 +443,49 @@ def test_rules_apply_what_is_counted(case):
 
 def figures(c):
     return c.flops, c.read, c.written, c.products
+
+
+class Kernels(spans.Listener):
+    """The arrays that each kernel of a gradient rule is given."""
+
+    def __init__(self):
+        self.ran = []
+
+    def end(self, span, mark):
+        around = span.parent
+        while around is not None and around.kind != "backward":
+            around = around.parent
+        if span.kind == "kernel" and around is not None:
+            self.ran.append([a.nbytes for a in span.given if hasattr(a, "nbytes") and a.ndim])
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("rows, width", [(5, 32), (700, 16), (4, 8192)])
+def test_kernels_of_norms_add_up_parts_of_the_gradients_of_weight_and_bias(center, rows, width):
+    x, w, b = uniform(rows, width), uniform(width), uniform(width)
+    given = [(F32, (rows, width)), (F32, (width,)), (F32, (width,)) if center else None]
+    found = backward_launches("LayerNorm" if center else "RMSNorm", given, given[:1])
+    sums = 2 if center else 1
+    apart = sums * 4 * width > 48 << 10  # more than a block's shared memory
+    part, array, stats = 4 * width * (1 if apart else min(rows, 512)), 4 * rows * width, 4 * rows * sums
+    assert len(found) == 1 + apart + sums
+    read = [2 * array + 4 * width + stats, *([2 * array + stats] if apart else []), *[part] * sums]
+    written = [array + (0 if apart else sums * part), *([sums * part] if apart else []), *[4 * width] * sums]
+    assert [(c.read, c.written) for c in found] == list(zip(read, written))
+    (one,) = backward_launches("LayerNorm" if center else "RMSNorm", given, given[:1], host=True)
+    assert (one.read, one.written) == (read[0], array + 2 * 4 * width)
+    if tt.ones(1).device.type != "cpu":  # as they really are
+        listener = Kernels()
+        y = F.layer_norm(x, (width,), w, b) if center else F.rms_norm(x, (width,), w)
+        spans.listen(listener)
+        try:
+            y.backward(tt.ones_like(y))
+        finally:
+            spans.leave(listener)
+        real, counted = [sum(ran) for ran in listener.ran], [a + b for a, b in zip(read, written)]
+        assert real[:1 + apart] == counted[:1 + apart]
+        # sums over many parts have a stage between
+        assert len(real) >= len(counted) and sum(counted) <= sum(real) <= 1.02 * sum(counted)
 
 
 def test_every_rule_is_tried():

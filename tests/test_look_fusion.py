@@ -252,6 +252,11 @@ def test_a_wrong_replacement_is_told(rng, monkeypatch, quick):
     assert "values differ" in str(view) and "gradients DIFFER" in str(view)
 
 
+def parts_of_a_norm(rows, width):
+    """(bytes, launches) of a device's kernels beyond those of one: parts of two gradients, written and added up."""
+    return (0, 0) if on_cpu() else (2 * 2 * 4 * min(rows, 512) * width, 2)
+
+
 def test_residual_and_norm(rng, quick):
     x, y, norm = randn(rng, 5, 8), randn(rng, 5, 8), nn.LayerNorm(8)
 
@@ -265,9 +270,11 @@ def test_residual_and_norm(rng, quick):
     # the norm reads gradient, sum, weight, mean and 1 / deviation and writes three gradients; the sum's own gradient is
     # added behind it, fused it is read by the same kernel
     array, row, each = 4 * 40, 4 * 8, 4 * 5
-    norms = 3 * array + 3 * row + 2 * each
-    assert found["backward"]["now"]["bytes"] == norms + 3 * array and found["backward"]["now"]["launches"] == 2
-    assert found["backward"]["fused"]["bytes"] == norms + array and found["backward"]["fused"]["launches"] == 1
+    norms = 3 * array + 3 * row + 2 * each + parts_of_a_norm(5, 8)[0]
+    assert found["backward"]["now"]["bytes"] == norms + 3 * array and found["backward"]["now"]["launches"] == (
+        2 + parts_of_a_norm(5, 8)[1])
+    assert found["backward"]["fused"]["bytes"] == norms + array
+    assert found["backward"]["fused"]["launches"] == 1 + parts_of_a_norm(5, 8)[1]
     assert found["saved"] == {"now": array + 2 * each, "fused": array + 2 * each}  # the sum, mean, 1 / deviation
     rms = nn.RMSNorm(8)
     found = only(fusion(lambda: rms(x + y), measure=True))
@@ -627,7 +634,8 @@ def test_the_backward_counts_what_both_ways_really_apply(make, options, kind, us
         fusion_gain.measure(found, program)
     finally:
         spans.leave(listener)
-    for ran, predicted in zip(listener.passes, (found.backward(host), found.fused_backward(host))):
+    whole = host or "norm" in kind  # a norm's kernels are several
+    for ran, predicted in zip(listener.passes, (found.backward(host), found.fused_backward(whole))):
         more = Counter(map(figures, predicted))
         more.subtract(Counter(ran))
         # beyond rules: sums of two gradients that come to one value, by the engine; passes of rules over raw arrays;
@@ -673,8 +681,9 @@ def test_the_backward_of_a_norm_and_a_softmax_by_hand(width):
 
     found = only(fusion(norm))
     # gradient, x, weight, mean and 1 / deviation are read, three gradients are written
-    assert found["backward"]["fused"]["bytes"] == 3 * array + 3 * row + 2 * each
-    assert found["backward"]["fused"]["launches"] == 1
+    more, sums = parts_of_a_norm(rows, width)
+    assert found["backward"]["fused"]["bytes"] == 3 * array + 3 * row + 2 * each + more
+    assert found["backward"]["fused"]["launches"] == 1 + sums
     assert found["saved"]["fused"] == array + 2 * each  # x, mean, 1 / deviation; the weight is there anyway
     found = only(fusion(lambda: written_softmax(h)))
     assert found["backward"]["fused"]["bytes"] == 3 * array and found["saved"]["fused"] == array  # of the result

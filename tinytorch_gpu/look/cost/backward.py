@@ -4,8 +4,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .cost import Array, Cost, arrays_of
-from .gradients import NORMS, RULES, factors_of, row_of, statistics
+from .gradients import RULES
 from .rules import Unknown
+from .several import NORMS, factors_of, row_of, statistics
 from .traced import Rule, there
 
 __all__ = ["backward_launches", "kept"]
