@@ -223,8 +223,8 @@ class Memory(View):
             parts.append(f'<div class="soft">{html.escape(self._again())}</div>')
         parts += ["</header>", "<main>", self.to_svg()]
         for title, head, rows in self._tables(Paper(), 2000, 20):
-            parts += [f"<h2>{html.escape(title)}</h2>",
-                      page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
+            right = [i for i, c in enumerate(head) if c.right]
+            parts.append(page.table([c.title for c in head], rows, right, title))
         parts += [f'<p class="soft">{html.escape(m)}</p>' for m in (*self._held(), *self.data["missing"])]
         return page.page("look.memory", "\n".join([*parts, "</main>"]))
 
