@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from .cost import Array
 from .rules import Unknown
-from .several import (NORMS, addmm, attention, conv, cross_entropy, distance, entropy, entropy_of_logits, gemm, linear,
-                      nll, normalize)
+from .several import COMPOSED
 from .traced import there
 
 __all__ = ["RULES"]
@@ -263,10 +262,7 @@ RULES: dict[str, Callable] = {
     "DropoutAdd": lambda r: [r("Dropout", r.g) if r.need(0) else None, r.g],
     "Sum": _sum, "Mean": _mean, "Amax": _amax, "Amin": _amax, "Max": _placed, "Min": _placed, "Var": _variance,
     "Std": _deviation, "LogSumExp": _logsumexp, "Norm": _norm,
-    "Gemm": gemm, "Linear": linear, "AddMm": addmm, "Conv": conv, "Attention": attention,
-    **dict.fromkeys(NORMS, normalize), "CrossEntropy": cross_entropy, "NLLLoss": nll,
-    "MSELoss": distance("Mul"), "L1Loss": distance("Sgn"), "BinaryCrossEntropy": entropy,
-    "BinaryCrossEntropyWithLogits": entropy_of_logits,
+    **COMPOSED,
     "Cast": lambda r: [r.g], "Expand": lambda r: [r.g],
     "Cat": lambda r: [Array(r.g.dtype, a.shape) if a is not None else None for a in r.given],
     "Slice": _picked("SliceBackward"), "Index": _picked("IndexBackward"), "Gather": _picked("GatherBackward"),

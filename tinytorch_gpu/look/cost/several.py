@@ -12,8 +12,7 @@ from .cost import Array, Cost, cost
 from .rules import Unknown
 from .traced import there
 
-__all__ = ["NORMS", "addmm", "attention", "conv", "cross_entropy", "distance", "entropy", "entropy_of_logits",
-           "factors_of", "gemm", "linear", "nll", "normalize", "row_of", "statistics"]
+__all__ = ["COMPOSED", "NORMS", "factors_of", "row_of", "statistics"]
 
 
 # products
@@ -36,7 +35,7 @@ def _factor(r, i, g, a, b) -> Array:
     return r("Gemm", *given, out=out)
 
 
-def gemm(r):
+def _gemm(r):
     a, b = there(r.given[0]), there(r.given[1])
     first = _factor(r, 0, r.g, a, b) if r.need(0) else None
     g = r.g
@@ -45,7 +44,7 @@ def gemm(r):
     return [first, _factor(r, 1, g, a, b) if r.need(1) else None]
 
 
-def linear(r):
+def _linear(r):
     x, w = r.given[:2]
     g = _rows(r.g)
     first = r("Gemm", g, r.conj(there(w)), out=_rows(there(x))) if r.need(0) else None
@@ -53,7 +52,7 @@ def linear(r):
     return [first and x, second, r.g]
 
 
-def addmm(r):
+def _addmm(r):
     def scaled(x, name):
         return x if r.params.get(name, 1) == 1 else r("Mul", x)
 
@@ -63,14 +62,14 @@ def addmm(r):
             scaled(_factor(r, 1, r.g, there(a), there(b)), "alpha") if r.need(2) else None]
 
 
-def conv(r):
+def _conv(r):
     x, w = there(r.given[0]), there(r.given[1])
     return [r("ConvInput", r.g, w, out=x) if r.need(0) else None,
             r("ConvWeight", x, r.g, out=w) if r.need(1) else None,
             r("Sum", r.g, out=r.given[2]) if r.need(2) else None]
 
 
-def attention(r):
+def _attention(r):
     """Kernels scale where they pass anyway; formulas, and where a bias is added, the smaller gradients."""
     (q, k, v), g = map(there, r.given[:3]), r.g
     if len(r.out) < 2:
@@ -110,7 +109,7 @@ def statistics(name, x, affine, params) -> list[Array]:
     return [one] * (1 if name.endswith("RMSNorm") else 2)
 
 
-def normalize(r):
+def _normalize(r):
     """One operator makes the gradients of x, weight and bias, whichever are wanted."""
     added = r.name.startswith("Add")
     affine = list(r.given[1 + added:3 + added])
@@ -147,16 +146,16 @@ def row_of(x) -> Array:
     return Array("float64" if x.dtype == "float64" else "float32", (x.size // max(classes, 1), 1))
 
 
-def cross_entropy(r):
+def _cross_entropy(r):
     target = r.given[1] if len(r.given) > 1 else None
     return [r("CrossEntropyBackward", r("Mul", r.g), r.x, row_of(r.x), *([target] if target else []), out=r.x)]
 
 
-def nll(r):
+def _nll(r):
     return [r("NLLLossBackward", r("Mul", r.g), out=r.x)]
 
 
-def distance(*slope) -> Callable:
+def _distance(*slope) -> Callable:
     def rule(r):
         g, a, b = r.g, r.operand(0), r.operand(1)
         if r.params.get("reduction", "mean" if r.params.get("scale", 1.0) != 1.0 else "") == "mean" and r.x.size != 1:
@@ -170,7 +169,7 @@ def distance(*slope) -> Callable:
     return rule
 
 
-def entropy(r):
+def _entropy(r):
     x, t = r.operand(0), r.operand(1)
     slope = r("Div", r("Sub", x, t), r("Clamp", r("Mul", x, r("Sub", x))))
     second = None
@@ -180,7 +179,15 @@ def entropy(r):
     return [r("Mul", r.g, slope), second]
 
 
-def entropy_of_logits(r):
+def _entropy_of_logits(r):
     x, t = r.operand(0), r.operand(1)
     return [r("Mul", r.g, r("Sub", r("Sigmoid", x), t)) if r.need(0) else None,
             r("Neg", r("Mul", r.g, x)) if r.need(1) else None]
+
+
+COMPOSED: dict[str, Callable] = {
+    "Gemm": _gemm, "Linear": _linear, "AddMm": _addmm, "Conv": _conv, "Attention": _attention,
+    **dict.fromkeys(NORMS, _normalize), "CrossEntropy": _cross_entropy, "NLLLoss": _nll,
+    "MSELoss": _distance("Mul"), "L1Loss": _distance("Sgn"), "BinaryCrossEntropy": _entropy,
+    "BinaryCrossEntropyWithLogits": _entropy_of_logits,
+}
