@@ -31,10 +31,10 @@ def update(loss, model, optimizer, scaler, clip: float):
 
     The host waits for nothing here: on a GPU all of it is queued.
     """
-    optimizer.zero_grad()
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
     norm = tt.nn.utils.clip_grad_norm_(model.parameters(), clip)
     scaler.step(optimizer)  # does nothing where a gradient is infinite
     scaler.update()
+    optimizer.zero_grad()  # here, so that the next forward finds their memory free
     return norm

@@ -162,8 +162,13 @@ class Watcher(_Recorder):
 
     @own
     def _after_step(self, optimizer, args, kwargs):
+        named = set()  # pieces: its first name, where the optimizer holds one several times
         for array, name in state_of(optimizer):
-            self._becomes(array, OPTIMIZER, name)
+            words = self.ledger.text(name)
+            number = self._see(array, OPTIMIZER, TEXT, words)
+            if number not in named:
+                named.add(number)
+                self.ledger.becomes(array, OPTIMIZER, TEXT, words)
         self.ledger.event(STEP, SAID, self.ledger.text(f"{type(optimizer).__name__}.step"))
 
     # modules
