@@ -281,3 +281,48 @@ def test_the_innermost_hooks_hold_and_are_taken_away():
     ops.tanh(x)
     assert log == ["inner", "outer"]
     assert (host(x) == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+@pytest.mark.parametrize("how", ["backward", "inputs", "inputs_of_both", "grad", "grad_of_both", "grad_of_middle",
+                                 "create_graph"])
+def test_hooks_of_a_leaf_and_of_its_node(torch, how):
+    """The tensor's hooks, the node's pre-hooks, the sum, post-accumulate hooks, the node's hooks; autograd.grad takes
+    what the tensor's hooks leave."""
+    def program(t, make):
+        log = []
+
+        def told(name, give=lambda g: None):
+            def hook(*args):
+                log.extend([name, *[a.detach().clone() for several in args for a in
+                                    (several if isinstance(several, tuple) else (several,))]])
+                return give(args[0])
+            return hook
+
+        x, w = make([1.0, 2.0]), make([3.0, -1.0])
+        y = t.mul(x, t.mul(w, w))
+        node = y.grad_fn.next_functions[0][0]
+        node.register_hook(told("node"))
+        node.register_prehook(told("before", lambda g: (t.mul(g[0], 10),)))
+        x.register_post_accumulate_grad_hook(lambda p: log.extend(["accumulated", p.grad.detach().clone()]))
+        x.register_hook(told("tensor", lambda g: t.add(g, 1)))
+        y.register_hook(told("middle"))
+        y.grad_fn.register_prehook(told("before middle"))
+        z = t.sum(t.mul(y, y))
+        for _ in range(2):
+            got = ()
+            if how == "backward":
+                z.backward(retain_graph=True)
+            elif how == "create_graph":
+                z.backward(create_graph=True)
+            elif how.startswith("inputs"):
+                z.backward(inputs=[x, y] if how == "inputs_of_both" else [x], retain_graph=True)
+            else:
+                of = {"grad": (x,), "grad_of_both": (x, y), "grad_of_middle": (y,)}[how]
+                got = t.autograd.grad(z, of, retain_graph=True)
+            log.extend(["got", *got, *[v.grad.detach().clone() for v in (x, w) if v.grad is not None]])
+        if how == "inputs_of_both":
+            log.append(y.grad)
+        return log
+
+    agree(program, torch)

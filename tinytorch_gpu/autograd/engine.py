@@ -54,12 +54,12 @@ def _call_hooks(hooks, value, as_tensor_name):
     return t
 
 
-def run(roots, create_graph, keep_graph, targets=None):
+def run(roots, create_graph, keep_graph, targets=None, into_leaves=False):
     """Propagate `roots`, [(edge, gradient)], into the leaves; with `targets`, edges, return {(node, output): gradient}
-    of those and leave the leaves alone."""
+    of those and leave the leaves alone. `into_leaves`: leaves among the targets are added to instead."""
     if create_graph and kernels_enabled():  # what is recorded is the formula, not a kernel
         with use_kernels(False):
-            return run(roots, create_graph, keep_graph, targets)
+            return run(roots, create_graph, keep_graph, targets, into_leaves)
     buffers, heap = {}, []  # node -> gradient, or a list of them for a node with several outputs
     for edge, value in roots:
         _deliver(buffers, heap, edge, value)
@@ -77,20 +77,23 @@ def run(roots, create_graph, keep_graph, targets=None):
                 node = heappop(heap)[1]
                 if trip is not None:
                     trip.to(node)
-                if node.hooks is not None:
-                    _before(node, buffers, create_graph)
-                if reaching is not None:
-                    if node in wanted:
-                        for i in wanted[node]:
-                            value = buffers[node] if node.metas is None else buffers[node][i]
-                            if node.__class__ is AccumulateGrad and node.variable._hooks is not None:
-                                value = _leaf_hooks(node, value, create_graph)
-                            if value is not None:
-                                captured[node, i] = _settled(value, node, i)
+                leaf = node.__class__ is AccumulateGrad
+                if leaf:
+                    if node.variable._hooks is not None:
+                        buffers[node] = _leaf_hooks(node, buffers[node], create_graph)
+                elif node.hooks is not None:
+                    _tensor_hooks(node, buffers, create_graph)
+                if reaching is not None and not (leaf and into_leaves and node in wanted):
+                    for i in wanted.get(node, ()):
+                        value = buffers[node] if node.metas is None else buffers[node][i]
+                        if value is not None:
+                            captured[node, i] = _settled(value, node, i)
                     if not any(e is not None and endpoint(e)[0] in reaching for e in node.edges):
                         del buffers[node]
                         continue
-                if node.__class__ is AccumulateGrad:
+                if node.hooks is not None and node.hooks.pre:
+                    _pre_hooks(node, buffers, create_graph)
+                if leaf:
                     _leaf(node, buffers.pop(node), create_graph)
                 else:
                     _step(node, buffers.pop(node), buffers, heap, create_graph, keep_graph, reaching)
@@ -121,8 +124,8 @@ def _settled(value, node, i):
     return fit(value, shape, dtype, node, i)
 
 
-def _before(node, buffers, create_graph):
-    """Tensor hooks, retain_grad and pre-hooks of a node, on its buffered gradients."""
+def _tensor_hooks(node, buffers, create_graph):
+    """Tensor hooks and retain_grad of a node, on its buffered gradients."""
     hooks = node.hooks
     slots = [buffers[node]] if node.metas is None else buffers[node]
     for i in set(hooks.tensor) | set(hooks.retain):
@@ -137,13 +140,16 @@ def _before(node, buffers, create_graph):
             kept = value if create_graph else make((value._array if isinstance(value, Tensor) else value).copy())
             keeper._grad = kept if keeper._grad is None else op("Add", keeper._grad, kept)
         slots[i] = value if create_graph or not isinstance(value, Tensor) else value._array
-    if hooks.pre:
-        given = _as_tensors(slots)
-        for hook in list(hooks.pre.values()):
-            result = hook(given)
-            if result is not None:
-                given = result if isinstance(result, tuple) else (result,)
-        slots = [v if create_graph or v is None else v._array for v in given]
+    buffers[node] = slots[0] if node.metas is None else slots
+
+
+def _pre_hooks(node, buffers, create_graph):
+    given = _as_tensors([buffers[node]] if node.metas is None else buffers[node])
+    for hook in list(node.hooks.pre.values()):
+        result = hook(given)
+        if result is not None:
+            given = result if isinstance(result, tuple) else (result,)
+    slots = [v if create_graph or v is None else v._array for v in given]
     buffers[node] = slots[0] if node.metas is None else slots
 
 
@@ -160,15 +166,17 @@ def _leaf_hooks(node, value, create_graph):
 
 
 def _leaf(node, value, create_graph):
-    hooks = node.variable._hooks
-    if hooks is not None:
-        value = _leaf_hooks(node, value, create_graph)
     if (value._array if value.__class__ is Tensor else value).dtype != node.dtype:  # a sum kept in float32
         value = _settled(value, node, 0)
+    given = _as_tensors((value,)) if node.hooks is not None and node.hooks.post else None
     accumulate(node, value, create_graph)
+    hooks = node.variable._hooks
     if hooks is not None:
         for hook in list(hooks.post.values()):
             hook(node.variable)
+    if given is not None:
+        for hook in list(node.hooks.post.values()):
+            hook((), given)
 
 
 def _step(node, value, buffers, heap, create_graph, keep_graph, reaching):
@@ -340,10 +348,10 @@ def backward(tensors, grad_tensors=None, retain_graph=None, create_graph=False, 
     if not inputs:
         raise RuntimeError("[backward] `inputs` argument to `backward` cannot be empty")
     edges = _input_edges(inputs, "backward")
-    captured = run(roots, create_graph, retain_graph, edges)
+    captured = run(roots, create_graph, retain_graph, edges, into_leaves=True)
     for t, e in zip(inputs, edges):
         value = captured.get(endpoint(e))
-        if value is None:
+        if value is None:  # a leaf, which has it, or not reached
             continue
         value = value if isinstance(value, Tensor) else make(value.copy())
         if t._grad is None:
