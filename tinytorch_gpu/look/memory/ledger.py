@@ -47,9 +47,9 @@ FRAME = 6  # what grows beside the six things of the ledger: the program's funct
 STAGES = ("", "start", "forward", "backward", "optimizer", "end")
 ROLES = ("parameters", "buffers", "gradients", "optimizer", "inputs", "flowing", "tensors")
 WHAT = ("death", "text", "operator", "again", "reaches", "backward", "leaf", "call")
-LABELS = ("text", "operator", "given", "arrives", "sent", "delivered", "argument")
+LABELS = ("text", "operator", "given", "arrives", "sent", "sum", "cast", "argument")
 PARAMETERS, BUFFERS, GRADIENTS, OPTIMIZER, INPUTS, FLOWING, TENSORS = range(len(ROLES))
-TEXT, OF, GIVEN_TO, ARRIVES, SENT, DELIVERED, ARGUMENT = range(len(LABELS))
+TEXT, OF, GIVEN_TO, ARRIVES, SENT, SUM, CAST, ARGUMENT = range(len(LABELS))
 
 
 def in_blocks(size) -> int:

@@ -248,7 +248,7 @@ class Story:
             return f"argument of {self._places[what].kind}"
         if kind == "operator":
             return self.applied[what]
-        words = {"given": "given to", "arrives": "arrives at", "sent": "sent by", "delivered": "sum or cast for"}
+        words = {"given": "given to", "arrives": "arrives at", "sent": "sent by", "sum": "sum for", "cast": "cast for"}
         return _Label(words[kind], self.applied[what] if kind != "given" else self.applied[what].name)
 
     def _line(self, code, instruction):

@@ -23,8 +23,8 @@ from .ledger import (
     ARGUMENT,
     ARRIVES,
     CALL,
+    CAST,
     COUNTED,
-    DELIVERED,
     FLOWING,
     FRAME,
     GIVEN,
@@ -43,6 +43,7 @@ from .ledger import (
     SAVED,
     SENT,
     STAGES,
+    SUM,
     TENSORS,
     TEXT,
     USED,
@@ -52,6 +53,8 @@ from .ledger import (
 from .records import is_parameter, note_records
 
 __all__ = ["Watcher"]
+
+_RUN = engine.run.__code__
 
 _NONE, _START, FORWARD, BACKWARD, STEP, END = range(len(STAGES))
 _DEATH, SAID, RUNS, AGAIN, REACHES, BACK, LEAF, CALLED = range(len(WHAT))
@@ -99,6 +102,8 @@ class Watcher(_Recorder):
         self._line_of: dict[int, int] = {}  # id of a code -> its place in `lines`, -1 where it is this package's
         self._depth = _Depth()
         self._frame = 0  # the number of the program's function that was looked at last
+        self._stage = FORWARD
+        self._fitted = 0  # of the last node: the bits of the gradients that the engine casts or sums to a shape
         self._counting = 0  # the operator whose bytes are counted
         self._counts = self._counted
         self.there: set[int] = set()  # ids of what was there at the start
@@ -111,15 +116,14 @@ class Watcher(_Recorder):
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
-        self._engine = engine._before, engine._step, engine._leaf, engine._after
-        engine._before, engine._step, engine._leaf, engine._after = (
-            self._hooks_run, self._step_runs, self._leaf_runs, self._step_ran)
+        self._engine = engine._step, engine._leaf, engine._after
+        engine._step, engine._leaf, engine._after = self._step_runs, self._leaf_runs, self._step_ran
         self.ledger.start()
 
     def close(self):
         self._last()
         self.ledger.close()
-        engine._before, engine._step, engine._leaf, engine._after = self._engine
+        engine._step, engine._leaf, engine._after = self._engine
         for handle in self._handles:
             handle.remove()
         self._closed = True
@@ -158,6 +162,7 @@ class Watcher(_Recorder):
                 self._named(p._array, PARAMETERS, p)
                 if p._grad is not None:
                     self._named(p._grad._array, GRADIENTS, p)
+        self._stage = STEP
         self.ledger.event(STEP, SAID, self.ledger.text(f"before {type(optimizer).__name__}.step"))
 
     @own
@@ -169,12 +174,16 @@ class Watcher(_Recorder):
             if number not in named:
                 named.add(number)
                 self.ledger.becomes(array, OPTIMIZER, TEXT, words)
+        self._stage = STEP
         self.ledger.event(STEP, SAID, self.ledger.text(f"{type(optimizer).__name__}.step"))
 
     # modules
 
-    @own
     def _enter(self, module, args):
+        self._called(self._again(), module, args)
+
+    @own
+    def _called(self, again, module, args):
         known = len(self._names)
         super()._enter(module, args)
         ledger, stack = self.ledger, self._modules.stack
@@ -192,7 +201,8 @@ class Watcher(_Recorder):
         for a in args:
             if isinstance(a, Tensor) and (piece := self._see(a._array, INPUTS, ARGUMENT, call.number)) >= 0:
                 ledger.note(GIVEN, piece)
-        ledger.event(BACKWARD if self._depth.running else FORWARD, CALLED, call.number)
+        self._stage = BACKWARD if again else FORWARD
+        ledger.event(self._stage, CALLED, call.number)
 
     @own
     def _leave(self, module, args, output):
@@ -203,7 +213,18 @@ class Watcher(_Recorder):
     def note(self, node, args, outs):
         # outside of what is the ledger's own: it makes objects of the program's frames, which go with these
         code, instruction = self._where()
-        self._operator(node, args, outs, code, instruction)
+        self._operator(self._again(), node, args, outs, code, instruction)
+
+    def _again(self) -> bool:
+        """Whether a backward is running: a checkpoint's second run, a user's hook, or one that is itself recorded."""
+        if self._depth.running:
+            return True
+        if self._stage != BACKWARD:
+            return False
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_code is not _RUN:
+            frame = frame.f_back
+        return frame is not None
 
     def _where(self):
         """The program's code that is running, by its place in `lines`, and the instruction in it."""
@@ -244,7 +265,7 @@ class Watcher(_Recorder):
             return found
 
     @own
-    def _operator(self, node, args, outs, code, instruction):
+    def _operator(self, again, node, args, outs, code, instruction):
         ledger = self.ledger
         see, note = self._see, ledger.note
         stack = self._modules.stack
@@ -269,8 +290,8 @@ class Watcher(_Recorder):
         self._saved(node, number)
         if ledger.meter.counts_objects:
             self._records(node, number)
-        running = self._depth.running
-        ledger.event(BACKWARD if running else FORWARD, AGAIN if running else RUNS, number)
+        self._stage = BACKWARD if again else FORWARD
+        ledger.event(self._stage, AGAIN if again else RUNS, number)
 
     def _saved(self, node, number):
         """What a node keeps for backward."""
@@ -325,19 +346,12 @@ class Watcher(_Recorder):
 
     # the backward, as the engine runs it
 
-    def _hooks_run(self, *args):
-        self._depth.running += 1
-        try:
-            self._engine[0](*args)
-        finally:
-            self._depth.running -= 1
-
     def _step_runs(self, node, value, buffers, *args):
         self._arrives(node, value, BACKWARD, REACHES)
         given, value = [value], None  # nothing here may hold a gradient that a leaf could own
         self._depth.running += 1
         try:
-            self._engine[1](node, given.pop(), buffers, *args)
+            self._engine[0](node, given.pop(), buffers, *args)
         finally:
             self._depth.running -= 1
         self._stepped(node, buffers)
@@ -347,14 +361,14 @@ class Watcher(_Recorder):
         given, value = [value], None
         self._depth.running += 1
         try:
-            self._engine[2](node, given.pop(), create_graph)
+            self._engine[1](node, given.pop(), create_graph)
         finally:
             self._depth.running -= 1
         self._accumulated(node)
 
     def _step_ran(self, node, out, given, create_graph):
         self._sends(node, out, given)
-        return self._engine[3](node, out, given, create_graph)
+        return self._engine[2](node, out, given, create_graph)
 
     def _number(self, node):
         """An operator's number, a new one where it was recorded while nobody looked."""
@@ -373,6 +387,7 @@ class Watcher(_Recorder):
                     self._see(array, FLOWING, ARRIVES, number)
                 else:
                     self._see(array, FLOWING, TEXT, self.ledger.text(f"arrives at {self.name_of(node.variable)}"))
+        self._stage = stage
         self.ledger.event(stage, kind, number)
 
     @own
@@ -382,11 +397,16 @@ class Watcher(_Recorder):
         for g in given if node._widen else ():  # a half type is widened for its rule
             if g is not None:
                 self._see(g._array if isinstance(g, Tensor) else g, FLOWING, ARRIVES, number)
-        for edge, g in zip(node.edges, out):
+        self._fitted = 0
+        for i, (edge, g) in enumerate(zip(node.edges, out)):
             array = g._array if isinstance(g, Tensor) else g
             if not is_array(array):
                 continue
-            leaf = None if edge is None else endpoint(edge)[0]
+            leaf, output = (None, 0) if edge is None else endpoint(edge)
+            if leaf is not None:
+                shape, dtype = (leaf.shape, leaf.dtype) if leaf.metas is None else leaf.metas[output]
+                if shape != array.shape or dtype != array.dtype:
+                    self._fitted |= 1 << i
             if leaf.__class__ is AccumulateGrad and leaf.shape == array.shape and leaf.dtype == array.dtype:
                 self._see(array, GRADIENTS, TEXT, self.ledger.text(self.name_of(leaf.variable)))
             else:
@@ -400,7 +420,7 @@ class Watcher(_Recorder):
         number = self._number(node)
         if ledger.saving[number] and (node._saved is FREED if isinstance(node, Operator) else kept_of(node) is None):
             ledger.released(number)
-        for edge in node.edges:
+        for k, edge in enumerate(node.edges):
             if edge is not None:
                 target, i = edge if edge.__class__ is tuple else (edge, 0)
                 value = buffers.get(target)
@@ -408,7 +428,7 @@ class Watcher(_Recorder):
                 if value is not None:
                     array = value._array if value.__class__ is Tensor else value
                     if id(array) not in ledger.pieces:
-                        self._see(array, FLOWING, DELIVERED, self._number(target))
+                        self._see(array, FLOWING, CAST if self._fitted >> k & 1 else SUM, self._number(target))
 
     @own
     def _accumulated(self, leaf):
