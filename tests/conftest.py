@@ -37,6 +37,7 @@ def pytest_configure(config):
     given = os.environ.get("TINYTORCH_TEST_SEED", "")
     if given and not given.isdecimal():
         raise pytest.UsageError(f"TINYTORCH_TEST_SEED must be a whole number, got {given!r}")
+    os.environ.pop("COLUMNS", None)  # of the terminal that happens to run this: views are as wide as it says
     if not os.access(os.path.expanduser("~"), os.W_OK):  # CuPy makes a folder there when it is imported
         os.environ.setdefault("CUPY_CACHE_DIR", str(cache.cache_folder("cupy")))
     worker = getattr(config, "workerinput", None)  # under pytest-xdist all workers use the first process's seed
