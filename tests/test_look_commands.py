@@ -732,3 +732,41 @@ def test_a_reader_that_goes_away_costs_no_file(tmp_path):
     process.stdout.close()  # `| head` that has read enough
     process.wait(60)
     assert (tmp_path / "g.html").stat().st_size and (tmp_path / "g.json").stat().st_size
+
+
+CLOSURES = """
+import json
+
+import tinytorch_gpu as tt
+from tinytorch_gpu import nn
+
+tt.manual_seed(1)
+net, x = nn.Linear(3, 1), tt.randn(8, 3)
+optimizer = tt.optim.SGD(net.parameters(), lr=0.1)
+norms = []
+for step in range(3):
+    def closure():
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        norms.append(float(tt.stack([p.grad.norm() for p in net.parameters()]).norm()))
+        return loss
+    optimizer.step(closure)
+with open("seen.json", "w") as file:
+    json.dump(norms, file)
+"""
+
+
+@pytest.mark.parametrize("view", ["step", "gradients"])
+def test_steps_with_closures_are_all_watched(run, view):
+    """The model is found inside the first of them, when that has begun."""
+    status, out, err = run(view, "--save", "view.json", write(CLOSURES))
+    assert status == 0, err
+    d, norms = data(), seen()
+    assert len(norms) == 3 and "3 steps" in out
+    if view == "step":
+        assert [s["norm"] for s in d["steps"]] == [pytest.approx(n, rel=1e-5) for n in norms] and d["findings"] == []
+    else:
+        totals = [sum(n**2 for n in several) ** 0.5 for several in zip(*[p["norm"] for p in d["parameters"]])]
+        assert totals == [pytest.approx(n, rel=1e-5) for n in norms]
+        assert all(u is not None for p in d["parameters"] for u in p["update"])

@@ -847,3 +847,18 @@ def test_one_change_of_the_program_changes_what_follows_from_it_alone(rng):
     deeper = figures(first=[np.eye(6, dtype=np.float32)])  # hands x on as it is
     assert len(deeper) == len(plain) + 1
     np.testing.assert_allclose(deeper[1:], plain, rtol=1e-5)
+
+
+def test_a_block_without_a_step_says_so():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    model(tt.randn(3, 4)).sum().backward()
+    with look.gradients(model, optimizer) as view:
+        pass
+    assert "no step watched, as .grad holds them" in " ".join(str(view).split()) and "1 step" not in str(view)
+    for name, p in model.named_parameters():
+        assert by_name(view)[name]["norm"] == [pytest.approx(norm(p.grad), rel=1e-5)]
+    optimizer.zero_grad()
+    with look.gradients(model, optimizer) as view:
+        pass
+    assert "no gradient was measured" in " ".join(str(view).split())

@@ -6,7 +6,7 @@ import contextlib
 from ..autograd.modes import is_grad_enabled
 from ..look.backward_calls import BackwardCalls
 from ..nn import hooks as modules
-from ..optim.optimizer import register_optimizer_step_post_hook
+from ..optim import optimizer as optimizers
 from .script import Enough
 from .subjects import Made, loose_of, model_of, named_tensors
 
@@ -32,6 +32,7 @@ class Course:
         self._optimized: bool | None = None  # whether steps end with an optimizer's
         self._depth = 0  # of the module that is being called
         self._late: tuple | None = None  # a module that is being called, and hooks that it shall have after it
+        self._running: list[tuple] = []  # steps that have begun: a closure calls the model inside one
         self._made = Made()
         self._stack = contextlib.ExitStack()
 
@@ -41,7 +42,8 @@ class Course:
         for handle in (modules.add(modules.forward_pre, modules.ForwardHook(self._called, with_kwargs=True)),
                        modules.register_module_forward_hook(self._left, always_call=True)):
             self._stack.callback(handle.remove)
-        self._step_hook = register_optimizer_step_post_hook(self._stepped)
+        self._stack.callback(optimizers.register_optimizer_step_pre_hook(self._steps).remove)
+        self._step_hook = optimizers.register_optimizer_step_post_hook(self._stepped)
         self._stack.callback(lambda: self._step_hook.remove())
         if self.first == 1:
             self._begin()
@@ -67,13 +69,24 @@ class Course:
             if self._watching:
                 tables = modules.forward_pre, modules.forward, module._forward_hooks
                 known = [set(table) for table in tables]
-                self._tell("found", self.model, several)
-                self._behind()
+                self._found(several)
                 # this call has its hooks already: those that the look added take part in it from here
                 pre, *after = ([(table, key) for key in table if key not in old] for table, old in zip(tables, known))
                 self._late = (module, [*after[0], *after[1]])
                 for table, key in pre:
                     table[key](module, args)
+
+    def _found(self, several) -> None:
+        def hooks():
+            return [(*optimizers._pre_hooks.items(), *o._optimizer_step_pre_hooks.items()) for o, _, _ in self._running]
+
+        known = [dict(table) for table in hooks()]
+        self._tell("found", self.model, several)
+        self._behind()
+        for (optimizer, args, kwargs), table, old in zip(self._running, hooks(), known):  # they have begun without it
+            for key, hook in table:
+                if key not in old:
+                    hook(optimizer, args, kwargs)
 
     def _left(self, module, args, output) -> None:
         self._depth -= 1
@@ -90,8 +103,7 @@ class Course:
             self.model = loose_of(several) if self.model is None else self.model
             if self.model is not None and self._watching:
                 known = BackwardCalls._listeners
-                self._tell("found", self.model, several)
-                self._behind()
+                self._found(several)
                 for other in BackwardCalls._listeners:  # this pass is told to those that stood before it
                     if other not in known and other.before is not None:
                         other.before(tensors, what)
@@ -110,7 +122,12 @@ class Course:
         if self._watching and self.passes == self.which and self.look.needs == "loss":
             self._tell(when, tensors, named_tensors(self.model))
 
+    def _steps(self, optimizer, args, kwargs) -> None:
+        self._running.append((optimizer, args, kwargs))
+
     def _stepped(self, optimizer, args, kwargs) -> None:
+        while self._running and self._running.pop()[0] is not optimizer:
+            pass  # others raised
         self._optimized = True
         if self.passes:
             self._step_ends()
@@ -120,7 +137,7 @@ class Course:
     def _behind(self) -> None:
         """What the look has hooked to optimizers comes first: it must have seen a step before that ends."""
         self._step_hook.remove()
-        self._step_hook = register_optimizer_step_post_hook(self._stepped)
+        self._step_hook = optimizers.register_optimizer_step_post_hook(self._stepped)
 
     def _begin(self) -> None:
         self._watching = True

@@ -79,7 +79,7 @@ class Gradients(View):
         return self
 
     def __exit__(self, *exc):
-        self._state = "watched"
+        self._state = "watched" if self._watch.rows else "kept"
         self._watch.close()
 
     @property
@@ -113,7 +113,8 @@ class Gradients(View):
     def _sentences(self, d) -> list[str]:
         counts = f"{count_of(len(d['parameters']), 'parameter')} in {count_of(len(d['layers']), 'layer')}"
         steps = count_of(d["steps"], "step")
-        how = {"read": "as .grad holds them", "watching": f"{steps} so far", "watched": f"{steps} watched"}[d["state"]]
+        how = {"read": "as .grad holds them", "watching": f"{steps} so far", "watched": f"{steps} watched",
+               "kept": "no step watched, as .grad holds them"}[d["state"]]
         how += f", {len(d['skipped']):,} of them skipped by the gradient scaler" if d["skipped"] else ""
         total = d["median_total"]
         norm = "" if total is None else f"; norm of all {figure(total)}" + (" (median)" if d["steps"] > 1 else "")
