@@ -235,7 +235,7 @@ def test_every_class_of_views_is_here(built):
     def below(cls):
         return {cls, *(c for s in cls.__subclasses__() for c in below(s))}
 
-    classes = {c for c in below(look.View) if c.__module__.startswith("tinytorch_gpu.")} - {look.View}
+    classes = {c for c in below(look.View) if c.__module__.startswith("tinytorch_gpu.look.")} - {look.View}
     assert classes == {type(built(n)) for n in CASES}
 
 
