@@ -172,6 +172,7 @@ def test_wide_characters_take_two_columns():
 def test_wrapping():
     assert wrap(Paper(width=20), "aaaa bbbb cccc dddd eeee", "  ") == ["aaaa bbbb cccc dddd", "  eeee"]
     assert wrap(Paper(width=20), "x" * 45) == ["x" * 20, "x" * 20, "x" * 5]
+    assert wrap(Paper(width=21), "日本" * 8) == ["日本" * 5, "日本" * 3]  # two columns each
 
 
 def test_the_end_of_a_text():
@@ -187,7 +188,7 @@ def test_several_tables_tell_what_is_left_out():
     lines, hidden = tables(Paper(width=24), several, 3)
     assert lines[:3] == ["", "n  far", "─" * 15] and lines[3] == "0  " + "x" * 12
     assert lines[6] == "and 2 more, in data and .html" and lines[7] == ""
-    assert hidden == ["near", "far"] and tables(Paper(), [], 3) == ([], [])
+    assert hidden == ["near", "far of n"] and tables(Paper(), [], 3) == ([], [])  # the first one has "far"
 
 
 def test_figures():
@@ -278,7 +279,7 @@ def test_json_is_the_data_and_strict(tmp_path):
     with look.record():
         view_of = x * 1
     view = look.graph(view_of)
-    text = view.save(tmp_path / "g.json").read_text()
+    text = view.save(tmp_path / "g.json").read_text(encoding="utf-8")
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -535,7 +536,7 @@ def test_dot_is_well_formed(view):
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed: apt install graphviz")
 def test_graphviz_reads_it(view):
-    done = subprocess.run(["dot", "-Tplain"], input=view.to_dot(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["dot", "-Tplain"], input=view.to_dot(), capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
 
 
@@ -618,7 +619,8 @@ def in_browser(view, script, tmp_path):
     page.write_text(view.to_html().replace("</body>", script), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
                "--window-size=1200,900"]
-    done = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([BROWSER, *options, "--dump-dom", page.as_uri()], capture_output=True, encoding="utf-8",
+                          timeout=120)
     title = re.search("<title>(.*?)</title>", done.stdout, re.S)
     assert title, done.stderr[-2000:]
     return json.loads(html.unescape(title[1]))

@@ -58,7 +58,7 @@ class Trace:
 def trace_of(node, args, outs) -> Trace | None:
     """Where and with what an operator was called; reads its outputs for NaN when anomaly mode checks. None where a
     recorder only wants to be told."""
-    if modes.anomaly == "tell":
+    if modes.anomaly == "tell" and modes.recorder is not None:
         modes.recorder(node, args, outs)
         return None
     frames = user_frames(innermost=modes.anomaly == "record")

@@ -70,7 +70,7 @@ def _roots(outputs, gradients, create_graph, what):
     return roots
 
 
-def _run(roots, create_graph, keep_graph, targets=None):
+def _run(roots, create_graph, keep_graph, targets=None, into_leaves=False):
     calls = BackwardCalls._calls
     call, calls.waiting = calls.waiting, None
     told = call if calls.running == 0 else None
@@ -79,7 +79,7 @@ def _run(roots, create_graph, keep_graph, targets=None):
         if told is not None:
             _tell("before", *told)
             calls.given = None
-        captured = BackwardCalls._originals[1](roots, create_graph, keep_graph, targets)
+        captured = BackwardCalls._originals[1](roots, create_graph, keep_graph, targets, into_leaves)
         if told is not None:
             _tell("after", *told)
     finally:

@@ -237,12 +237,12 @@ def _writing(original):
 
 def _pass(original):
     @functools.wraps(original)
-    def run(roots, create_graph, keep_graph, targets=None):
+    def run(roots, create_graph, keep_graph, targets=None, into_leaves=False):
         if _inside("pass", engine):
-            return original(roots, create_graph, keep_graph, targets)
+            return original(roots, create_graph, keep_graph, targets, into_leaves)
         span = _begin("pass", engine, "backward()")
         try:
-            result = original(roots, create_graph, keep_graph, targets)
+            result = original(roots, create_graph, keep_graph, targets, into_leaves)
         except BaseException:
             _end(span, True)
             raise

@@ -6,8 +6,8 @@ import shutil
 import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["Column", "Paper", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table", "tables",
-           "time_of", "with_notes", "wrap"]
+__all__ = ["Column", "Paper", "Tables", "bar", "compact", "count_of", "figure", "shape_of", "size_of", "table",
+           "tables", "time_of", "with_notes", "wrap"]
 
 _BOX = dict(h="─", v="│", tl="┌", tr="┐", bl="└", br="┘", left="├", right="┤", top="┬", bottom="┴", cross="┼", down="↓",
             up="↑", to="→", by="←", times="×", more="…", norm="‖", full="█", dot="·", d="∂")
@@ -129,24 +129,40 @@ def table(paper: Paper, head: list[Column], rows: list[list[str]]) -> tuple[list
     return lines, left_out
 
 
+class Tables:
+    """Writes tables and remembers which columns found no room."""
+
+    def __init__(self, paper: Paper):
+        self.paper = paper
+        self._left: list[tuple[str, str]] = []  # title of a column, and of the first one of its table
+        self._there: set[str] = set()
+
+    def write(self, head, rows, shown: int | None = None) -> list[str]:
+        """The lines of a table, of its first `shown` rows and how many more there are (None: of all)."""
+        lines, left_out = table(self.paper, head, rows[:shown])
+        self._left += [(t, head[0].title) for t in reversed(left_out)]
+        self._there.update(c.title for i, c in enumerate(head) if c.title not in left_out and any(r[i] for r in rows))
+        if shown is not None and len(rows) > shown:
+            lines.append(f"and {len(rows) - shown:,} more, in data and .html")
+        return lines
+
+    def hidden(self) -> list[str]:
+        """The columns that were left out; of which table, where the column of another one is there."""
+        return list(dict.fromkeys(f"{t} of {first}" if first and t in self._there else t for t, first in self._left))
+
+
 def tables(paper: Paper, several, shown: int) -> tuple[list[str], list[str]]:
     """(lines of tables one below the other, titles of the columns that were left out). `several` yields (head, rows);
     of each the first `shown` rows are written, and how many more there are."""
-    lines: list[str] = []
-    hidden: list[str] = []
-    for head, rows in several:
-        body, left_out = table(paper, head, rows[:shown])
-        lines += ["", *body]
-        hidden += [t for t in reversed(left_out) if t not in hidden]
-        if len(rows) > shown:
-            lines.append(f"and {len(rows) - shown:,} more, in data and .html")
-    return lines, hidden
+    written = Tables(paper)
+    lines = [line for head, rows in several for line in ("", *written.write(head, rows, shown))]
+    return lines, written.hidden()
 
 
-def with_notes(paper: Paper, notes, hidden=()) -> list[str]:
+def with_notes(paper: Paper, notes, hidden=(), tip="") -> list[str]:
     """The end of a text: an empty line and what there is to note, the columns that were left out among it; [] for
-    nothing."""
-    notes = [*notes, *([f"not shown in {paper.width} columns: {', '.join(hidden)}"] if hidden else [])]
+    nothing. `tip`: how to see those."""
+    notes = [*notes, *([f"not shown in {paper.width} columns: {', '.join(hidden)}{tip}"] if hidden else [])]
     lines = [""] if notes else []
     for note in notes:
         lines += wrap(paper, f"{paper.dot} {note}", "  ")
@@ -175,9 +191,20 @@ def wrap(paper: Paper, text: str, indent: str = "") -> list[str]:
         else:
             line = f"{line} {word}" if line else word
         while columns(line) > paper.width:
-            lines.append(line[:paper.width])
-            line = indent + line[paper.width:]
+            n = _fitting(line, paper.width)
+            lines.append(line[:n])
+            line = indent + line[n:]
     return [*lines, line] if line else lines
+
+
+def _fitting(text, width) -> int:
+    """How many characters of a text fit into a width."""
+    used = 0
+    for n, c in enumerate(text):
+        used += columns(c)
+        if used > width:
+            return n
+    return len(text)
 
 
 def bar(paper: Paper, share: float, width: int) -> str:

@@ -11,7 +11,7 @@ from ..batch import run_of
 from ..chart import Chart, Series
 from ..drawing import Drawing
 from ..kept import kept
-from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
+from ..terminal import Column, Paper, Tables, count_of, figure, size_of, time_of, with_notes, wrap
 from ..view import View
 from .blocks import Blocks, called_in, example, found_blocks, given_blocks, watch
 from .run import held_with, measured, ways_of
@@ -143,15 +143,9 @@ class Checkpointing(View):
         lines = []
         for k, sentence in enumerate(self._sentences(d)):
             lines += wrap(paper, sentence, "" if k == 0 else "  ")
-        head, rows = self._table(d)
-        body, left_out = table(paper, head, rows)
-        lines += ["", *body, "", *self._chart(d).lines(paper), ""]
-        notes = self._notes(d)
-        if left_out:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(reversed(left_out))}")
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        tables = Tables(paper)
+        lines += ["", *tables.write(*self._table(d)), "", *self._chart(d).lines(paper)]
+        return lines + with_notes(paper, self._notes(d), tables.hidden())
 
     def _sentences(self, d) -> list[str]:
         n = len(d["blocks"])

@@ -8,7 +8,7 @@ from .. import page
 from ..chart import Bars
 from ..cost.ceiling import Ceiling, ceiling
 from ..drawing import Drawing
-from ..terminal import Paper, count_of, shape_of, table, time_of, with_notes, wrap
+from ..terminal import Paper, Tables, count_of, shape_of, time_of, with_notes, wrap
 from ..view import View
 from .call import of_call
 from .gain import forecast, measure, measured_both, of_finding, worth
@@ -91,13 +91,10 @@ class Fusion(View):
         for k, sentence in enumerate(sentences(d)):
             lines += wrap(paper, sentence, "" if k == 0 else "  ")
         found = groups(d)
-        hidden: list[str] = []
+        tables = Tables(paper)
         if found:
-            head, rows = columns_of(found[:SHOWN], paper)
-            body, hidden = table(paper, head, rows)
-            lines += ["", *body]
-            if len(found) > SHOWN:
-                lines.append(f"and {len(found) - SHOWN:,} more, in data and .html")
+            head, rows = columns_of(found, paper)
+            lines += ["", *tables.write(head, rows, SHOWN)]
             for f, count in found[:SHOWN]:
                 first, *more = details(f, count, paper)
                 lines += ["", *wrap(paper, first, "   ")]
@@ -106,7 +103,7 @@ class Fusion(View):
             lines += ["", *self._bars(found[:DRAWN]).lines(paper), ""]
             for sentence in potential(d):
                 lines += wrap(paper, sentence, "  ")
-        return lines + with_notes(paper, d["missing"], hidden)
+        return lines + with_notes(paper, d["missing"], tables.hidden())
 
     def _bars(self, found) -> Bars:
         rows: list[tuple] = []

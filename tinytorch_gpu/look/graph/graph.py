@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from .. import drawing
-from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, wrap
+from ..terminal import Column, Paper, Tables, count_of, figure, shape_of, size_of, table, with_notes, wrap
 from ..view import View
 from . import dot
 from . import page as graph_page
@@ -54,18 +54,10 @@ class Graph(View):
         ]
         leaves = self._leaves(paper)
         opened = open_groups(self.tree, None if self._all else paper.rows - len(leaves))
-        body, left_out = table(paper, head, self._rows(paper, self.tree, opened))
-        lines = wrap(paper, self._summary()) + [""] + body
-        lines += leaves
-        notes = [*self._folded(opened), *self.data["missing"]]
-        if left_out:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(reversed(left_out))}; print with a greater "
-                         'width, or save("graph.html")')
-        if notes:
-            lines.append("")
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        tables = Tables(paper)
+        lines = [*wrap(paper, self._summary()), "", *tables.write(head, self._rows(paper, self.tree, opened)), *leaves]
+        return lines + with_notes(paper, [*self._folded(opened), *self.data["missing"]], tables.hidden(),
+                                  '; print with a greater width, or save("graph.html")')
 
     def _summary(self) -> str:
         totals = self.data["totals"]

@@ -6,7 +6,7 @@ import html
 from .. import page
 from ..chart import Chart, Series, stack
 from ..drawing import Drawing
-from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
+from ..terminal import Column, Paper, Tables, count_of, figure, size_of, time_of, with_notes, wrap
 from ..view import View
 from .fit import RULE, fit
 from .run import Sweep
@@ -64,24 +64,15 @@ class Growth(View):
 
     def lines(self, paper: Paper) -> list[str]:
         lines = wrap(paper, self._title(), "  ")
-        hidden: list[str] = []
+        tables = Tables(paper)
         for axis in self.data["axes"]:
-            lines += ["", *wrap(paper, _over(axis), "  ")]
-            body, left_out = table(paper, *_table(axis))
-            lines += body
-            hidden += [t for t in reversed(left_out) if t not in hidden]
+            lines += ["", *wrap(paper, _over(axis), "  "), *tables.write(*_table(axis))]
             for quantity in axis["quantities"]:
                 if said := _sum(quantity, axis["axis"]):
                     lines += wrap(paper, f"{paper.dot} {said}", "    ")
             for chart in _charts(axis):
                 lines += ["", *chart.lines(paper, rows=9)]
-        notes = list(self.data["notes"])
-        if hidden:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(hidden)}")
-        lines += [""] if notes else []
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, self.data["notes"], tables.hidden())
 
     def _title(self) -> str:
         d = self.data

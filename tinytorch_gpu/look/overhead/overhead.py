@@ -6,7 +6,7 @@ import html
 from .. import page
 from ..chart import Bars, stack
 from ..drawing import Drawing
-from ..terminal import Column, Paper, count_of, figure, shape_of, size_of, table, time_of, wrap
+from ..terminal import Column, Paper, Tables, count_of, figure, shape_of, size_of, time_of, with_notes, wrap
 from ..view import View
 from .run import measured, name_of
 
@@ -57,20 +57,12 @@ class Overhead(View):
         lines = wrap(paper, first, "  ")
         for sentence in others:
             lines += wrap(paper, f"{paper.dot} {sentence}", "  ")
-        hidden: list[str] = []
+        tables = Tables(paper)
         for title, head, rows in self._tables():
-            body, left_out = table(paper, head, rows)
-            lines += ["", *wrap(paper, title), *body] if title else ["", *body]
-            hidden += [t for t in reversed(left_out) if t not in hidden]
+            lines += ["", *(wrap(paper, title) if title else []), *tables.write(head, rows)]
         for bars in self._bars():
             lines += ["", *bars.lines(paper)]
-        notes = list(self.data["notes"])
-        if hidden:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(hidden)}")
-        lines += [""] if notes else []
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, self.data["notes"], tables.hidden())
 
     def _sentences(self) -> list[str]:
         d = self.data

@@ -8,7 +8,7 @@ from ...backend.device import device as Device
 from .. import page
 from ..chart import Bars
 from ..drawing import Drawing
-from ..terminal import Column, Paper, figure, size_of, table, wrap
+from ..terminal import Column, Paper, Tables, figure, size_of, with_notes, wrap
 from ..view import View
 from .config import STAGES, PlanConfig, config_of
 from .model import measured
@@ -133,15 +133,10 @@ class Plan(View):
         lines = []
         for k, sentence in enumerate(self._sentences()):
             lines += wrap(paper, sentence, "  " if k else "")
+        tables = Tables(paper)
         for head, rows in self._tables():
-            body, left_out = table(paper, head, rows)
-            lines += ["", *body]
-            if left_out:
-                lines += wrap(paper, f"{paper.dot} not shown in {paper.width} columns: {', '.join(left_out)}", "  ")
-        lines.append("")
-        for note in self._notes():
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+            lines += ["", *tables.write(head, rows)]
+        return lines + with_notes(paper, self._notes(), tables.hidden())
 
     def _sentences(self) -> list[str]:
         d, c = self.data, self.config

@@ -12,7 +12,7 @@ from ..batch import run_of
 from ..chart import Bars, Chart, Series, stack
 from ..drawing import Drawing
 from ..kept import kept
-from ..terminal import Column, Paper, count_of, figure, size_of, table, time_of, wrap
+from ..terminal import Column, Paper, Tables, count_of, figure, size_of, time_of, with_notes, wrap
 from ..view import View
 from .scale import rule, underflow
 from .step import WAYS, measured
@@ -141,19 +141,11 @@ class Precision(View):
         lines = []
         for k, sentence in enumerate(self._sentences(d)):
             lines += wrap(paper, sentence, "" if k == 0 else "  ")
-        hidden: list[str] = []
+        tables = Tables(paper)
         for title, head, rows in self._tables(d, SHOWN):
-            body, left_out = table(paper, head, rows)
-            lines += ["", *(wrap(paper, title) if title else []), *body]
-            hidden += [t for t in dict.fromkeys(reversed(left_out)) if t not in hidden]
+            lines += ["", *(wrap(paper, title) if title else []), *tables.write(head, rows)]
         lines += ["", *self._chart(d).lines(paper)]
-        notes = self._notes(d)
-        if hidden:
-            notes.append(f"not shown in {paper.width} columns: {', '.join(hidden)}")
-        lines.append("")
-        for note in notes:
-            lines += wrap(paper, f"{paper.dot} {note}", "  ")
-        return lines
+        return lines + with_notes(paper, self._notes(d), tables.hidden())
 
     def _sentences(self, d) -> list[str]:
         found = [f"precision of {d['model']} on {d['device']}: a train step with {d['optimizer']} in "
