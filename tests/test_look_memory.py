@@ -780,7 +780,7 @@ def test_blocks_that_do_not_fit_together():
         pass
     with pytest.raises(TypeError, match="model must be a Module, got list"):
         look.memory([])
-    with pytest.raises(TypeError, match="optimizer must be an Optimizer, got int"):
+    with pytest.raises(TypeError, match="optimizer must be an Optimizer or a list of them, got int"):
         look.memory(None, 3)
 
 
@@ -915,3 +915,87 @@ def test_another_device_than_the_measured_one_is_named(device):
     with look.profile(model) as p:
         model(x).sum()
     assert not any("elsewhere" in note for note in p.data["missing"])
+
+
+def test_two_optimizers():
+    """The states of both, as the sizes of their arrays say."""
+    model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8))
+    several = [optim.AdamW(model[0].parameters()), optim.SGD(model[2].parameters(), lr=0.1, momentum=0.9)]
+    x = tt.randn(16, 32)
+
+    def step():
+        for o in several:
+            o.zero_grad()
+        model(x).square().mean().backward()
+        for o in several:
+            o.step()
+
+    step()
+    with look.memory(model, several) as m:
+        step()
+    first, last = 32 * 64 + 64, 64 * 8 + 8
+    row = next(r for r in m.data["peak"]["rows"] if r["title"] == "optimizer state")
+    expected = 4 * (2 * first + last)
+    scratch = sum(p["bytes"] for p in row["parts"] if p["what"].startswith("scratch"))  # AdamW's formula on the CPU
+    assert expected <= row["bytes"] - scratch <= 1.05 * expected  # and the counts of steps
+    with pytest.raises(TypeError, match="an Optimizer or a list of them, got Linear"):
+        look.memory(model, [several[0], model[0]])
+
+
+def test_modules_are_named_as_in_the_model():
+    """Though it is its parts that are called."""
+    parts = nn.ModuleList([nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4))])
+
+    def step():
+        parts[1](parts[0](x)).square().mean().backward()
+
+    x = tt.randn(8, 16)
+    with look.memory(parts) as m:
+        step()
+    names = {(r["module"], r["class"]) for r in m.data["checkpoint"]}
+    assert names == {("1", "Sequential")}, names  # the parts of that keep what they give to each other
+    assert "1.1" in {r["module"] for r in m.data["saved"]}
+
+
+def test_what_ran_before_changes_no_peak():
+    """CPython keeps freed tuples, lists and dicts, which tracemalloc does not see when they are taken again."""
+    with tt.device("cpu"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+        x = tt.randn(4, 8)
+
+        def step():
+            h = x
+            for _ in range(10):
+                h = model[1](model[0](h))
+            model[2](h).square().mean().backward()
+
+        def peak():
+            with look.memory(model) as m:
+                step()
+            return m.data["peak"]["bytes"]
+
+        peak()
+        gc.collect()
+        alone = peak()
+        kept = [[], [], []]
+        for _ in range(3000):  # as many as the lists of freed ones take
+            kept[0].append([1])
+            kept[1].append((1, 2, object()))
+            kept[2].append({"a": 1})
+        del kept
+        step()
+        assert peak() == pytest.approx(alone, rel=0.02, abs=1024)
+
+
+def test_the_bars_of_the_timeline_are_whole():
+    model, x = mlp(64)
+    with look.memory(model) as m:
+        model(x).sum().backward()
+    for width in (60, 80, 120):
+        out = io.StringIO()
+        m.print(out, width)
+        assert "█…" not in out.getvalue()
+    nameless = tt.randn(12, 16, requires_grad=True)
+    with look.memory() as m:
+        (nameless * 2).sum().backward()
+    assert "f32[12,16]" in str(m) and "12x16" not in str(m)

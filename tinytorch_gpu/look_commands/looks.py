@@ -132,7 +132,7 @@ class Memory(Block):
     def found(self, model, optimizers):
         self.end()  # what was begun without names; nothing of the model has run yet
         own = {id(p) for p in model.parameters()}
-        self.open(look.memory(model, next((o for o in optimizers if _steps_one_of(o, own)), None)))
+        self.open(look.memory(model, [o for o in optimizers if _steps_one_of(o, own)]))
 
 
 class Gradients(Block):

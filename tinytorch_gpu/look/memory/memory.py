@@ -37,41 +37,46 @@ def memory(model=None, optimizer=None, device=None, allocation=False) -> Memory:
             optimizer.step()
         m.print()
 
-    `model` (a Module) names parameters and buffers, `optimizer` its state before its first step in the block; `device`
-    is the model's unless given, else the default one. On the CPU tracemalloc counts: it is started for the block, or,
-    where it runs already, its peak is reset over and over. On a device its pool counts. `allocation` times, after the
+    `model` (a Module) names modules, parameters and buffers, `optimizer` (or a list) its state before its first step in
+    the block; `device` is the model's unless given, else the default one. On the CPU tracemalloc counts: it is started
+    for the block, after a garbage collection, or, where it runs already, its peak is reset over and over. On a device
+    its pool counts. `allocation` times, after the
     block, its largest blocks of memory taken again from the pool and fresh from the system.
 
     Raises: TypeError for another model or optimizer, RuntimeError inside another look.memory().
     """
     if model is not None and not isinstance(model, Module):
         raise TypeError(f"[memory] model must be a Module, got {type(model).__name__}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(f"[memory] optimizer must be an Optimizer, got {type(optimizer).__name__}")
+    several = list(optimizer) if isinstance(optimizer, (list, tuple)) else [] if optimizer is None else [optimizer]
+    for o in several:
+        if not isinstance(o, Optimizer):
+            raise TypeError(f"[memory] optimizer must be an Optimizer or a list of them, got {type(o).__name__}")
     if device is None:
         first = next(iter(model.parameters()), None) if model is not None else None
         device = first.device if first is not None else None
-    return Memory(model, optimizer, resolve(device), allocation)
+    return Memory(model, several, resolve(device), allocation)
 
 
 class Memory(View):
     """The context manager and view of `look.memory`; its figures are there when the block has ended."""
 
-    def __init__(self, model, optimizer, device, allocation):
-        self._given = (model, optimizer, device)
+    def __init__(self, model, optimizers, device, allocation):
+        self._given = (model, optimizers, device)
         self._allocation = allocation
         self._watcher: Watcher | None = None
 
     def __enter__(self):
         if self._given is None:
             raise RuntimeError("[memory] a view watches one block: call look.memory() again for another")
-        model, optimizer, device = self._given
+        model, optimizers, device = self._given
         with record._lock:
             if record.memory is not None:
                 raise RuntimeError("[memory] another look.memory() is open, whose notes take memory of their own: end "
                                    "that block first")
             self._given = None
-            self._watcher = Watcher(device, model, optimizer)
+            gc.collect()  # a collection empties CPython's lists of freed tuples, lists and dicts, which tracemalloc
+            # would not see when the program takes them again
+            self._watcher = Watcher(device, model, optimizers)
             self._blocks = record.blocks - (record._active is not None)
             record.remember(self._watcher.note)
         return self
@@ -128,7 +133,7 @@ class Memory(View):
     def __repr__(self):
         if "data" not in self.__dict__:
             return "<look.memory: its block has not ended>"
-        return f"<look.memory: peak {size_of(self.data['peak']['bytes'])} in {self._during()}>"
+        return f"<look.memory: peak {size_of(self.data['peak']['bytes'])} ({self._during()})>"
 
     def _during(self) -> str:
         peak = self.data["peak"]
@@ -149,7 +154,7 @@ class Memory(View):
     def _title(self) -> str:
         d = self.data
         how = "tracemalloc" if d["source"] == "tracemalloc" else "the pool's count"
-        return f"memory on {d['device']}: peak {size_of(d['peak']['bytes'])} in {self._during()}, by {how}"
+        return f"memory on {d['device']}: peak {size_of(d['peak']['bytes'])} ({self._during()}), by {how}"
 
     def _ratio(self) -> str:
         forward = self.data["forward_only"]
@@ -186,7 +191,7 @@ class Memory(View):
                    _first([[r["module"] or "(the model)", r["class"], size_of(r["bytes"]),
                             f"{r['bytes'] / d['saved_bytes']:.1%}"] for r in d["checkpoint"]], limit))
         if d["workspaces"]:
-            yield ("largest workspaces", [Column("while", least=8), Column("bytes", right=True)],
+            yield ("largest workspaces", [Column("during", least=8), Column("bytes", right=True)],
                    [[r["what"], size_of(r["bytes"])] for r in d["workspaces"][:3]])
         yield ("over time", [Column("at", least=8), Column("bytes", right=True), Column("", least=8)],
                self._timeline(paper))
@@ -194,11 +199,11 @@ class Memory(View):
     def _timeline(self, paper, rows=16):
         line = self.data["timeline"]
         top = max(self.data["peak"]["bytes"], 1)
-        size = max(1, -(-len(line) // rows))
+        size, wide = max(1, -(-len(line) // rows)), max(8, min(30, paper.width // 3))
         found = []
         for start in range(0, len(line), size):
             e = max(line[start:start + size], key=lambda e: e["bytes"])
-            found.append([e["during"], size_of(e["bytes"]), bar(paper, e["bytes"] / top, 30)])
+            found.append([e["during"], size_of(e["bytes"]), bar(paper, e["bytes"] / top, wide)])
         return found
 
     def _held(self):

@@ -18,6 +18,7 @@ from ...tensor import Tensor
 from ..measure import differs
 from ..recorder import Place, _Recorder
 from ..saved import checkpointed, kept_of, slots_of
+from ..terminal import shape_of
 from .existing import state_of, was_traced, write_down
 from .ledger import (
     ARGUMENT,
@@ -91,9 +92,10 @@ def own(method):
 class Watcher(_Recorder):
     """A recorder that keeps no samples, whose temporaries would be measured; it tells a `Ledger` instead."""
 
-    def __init__(self, device, model, optimizer):
+    def __init__(self, device, model, optimizers):
         self.device, self.ledger = device, Ledger(device)
-        self.optimizers = [] if optimizer is None else [optimizer]
+        self.optimizers = optimizers
+        self.modules = {} if model is None else {id(m): n for n, m in model.named_modules()}
         self.names = {} if model is None else {id(t): n for n, t in (*model.named_parameters(),
                                                                      *model.named_buffers())}
         self.elsewhere: Counter = Counter()  # operators by the device they ran on, where it is another one
@@ -130,11 +132,11 @@ class Watcher(_Recorder):
 
     @own
     def _last(self):
-        self.ledger.event(END, SAID, self.ledger.text("end"))
+        self.ledger.event(END, SAID, self.ledger.text("end of the block"))
 
     def name_of(self, tensor):
         """The dotted name of a parameter, its shape where it has none."""
-        return self.names.get(id(tensor)) or "x".join(map(str, tensor.shape)) or "scalar"
+        return self.names.get(id(tensor)) or shape_of(tensor.dtype.name, tensor.shape)
 
     def _see(self, array, role, kind, what):
         """The number of an array's piece, which is used here; -1 for another device's."""
@@ -178,6 +180,11 @@ class Watcher(_Recorder):
         self.ledger.event(STEP, SAID, self.ledger.text(f"{type(optimizer).__name__}.step"))
 
     # modules
+
+    def _name(self, root, module):
+        """In the model that was given; in the outermost module that is called where it is no part of that."""
+        name = self.modules.get(id(module))
+        return super()._name(root, module) if name is None else name
 
     def _enter(self, module, args):
         self._called(self._again(), module, args)
