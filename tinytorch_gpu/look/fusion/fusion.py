@@ -131,6 +131,8 @@ class Fusion(View):
         if found:
             paper = Paper(width=400)
             head, rows = columns_of(found, paper)
+            there = [i for i, c in enumerate(head) if c.keep == 0 or any(row[i] for row in rows)]
+            head, rows = [head[i] for i in there], [[row[i] for i in there] for row in rows]
             parts += [page.table([c.title for c in head], rows, [i for i, c in enumerate(head) if c.right])]
             parts += [self._bars(found[:SHOWN]).drawing().svg()]
             for f, count in found:

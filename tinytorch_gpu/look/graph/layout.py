@@ -247,7 +247,7 @@ def _arrows(view, drawing, where) -> None:
     for a, b, _ in edges.values():
         arriving.setdefault(id(b), []).append(a)
         leaving.setdefault(id(a), []).append(b)
-    into, out_of = _ports(arriving), _ports(leaving)
+    into, out_of = _ports(arriving, -1), _ports(leaving, 1)
     lanes = _Lanes({id(box): box for box in where.values() if isinstance(box.item, Op) or not box.item.open})
     for a, b, gradient in edges.values():
         x1, y1 = a.x + a.width * out_of[id(a)][id(b)], a.y + a.height
@@ -260,11 +260,12 @@ def _arrows(view, drawing, where) -> None:
             drawing.text(x + 7, y1 + t * (y2 - y1) + 3, figure(gradient["norm"]), "edge")
 
 
-def _ports(others) -> dict[int, dict[int, float]]:
-    """{box: {other: the share of the box's width where their arrow meets it}}, by ids, from the others of each box."""
+def _ports(others, down) -> dict[int, dict[int, float]]:
+    """{box: {other: the share of the box's width where their arrow meets it}}, by ids, from the others of each box. Of
+    those above one another the farther ones are on the right; `down`: 1 where the others lie below, -1 above."""
     found = {}
     for box, several in others.items():
-        ranked = sorted(several, key=lambda o: (o.x + o.width / 2, o.y))
+        ranked = sorted(several, key=lambda o: (round(o.x + o.width / 2), down * o.y))
         found[box] = {id(o): (k + 1) / (len(ranked) + 1) for k, o in enumerate(ranked)}
     return found
 
