@@ -34,4 +34,4 @@ def floors():
 def changed(before):
     """The places whose object is another one than before, those of what listens among them."""
     after = floors()
-    return [k for k in before if after.get(k) is not before[k]] + list(spans._listeners) + spans._patches
+    return [k for k in before if after.get(k) is not before[k]] + list(spans._listeners) + spans._replaced._all

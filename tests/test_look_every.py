@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 from browser import Browser, Missing
+from floors import changed, floors
 from pages import Page, refused, whole
 
 import tinytorch_gpu as tt
@@ -495,3 +496,40 @@ def test_a_view_of_a_block_watches_one(view, name):
 
 def test_these_are_the_views_of_blocks(built):
     assert {n for n in CASES if hasattr(built(n), "__enter__")} == {"gradients", "memory", "nan", "profile", "step"}
+
+
+BLOCKS = {
+    "record": lambda model, optimizer: look.record(), "memory": lambda model, optimizer: look.memory(model, optimizer),
+    "profile": lambda model, optimizer: look.profile(model), "nvtx": lambda model, optimizer: look.nvtx(),
+    "step": lambda model, optimizer: look.step(model, optimizer), "nan": lambda model, optimizer: look.nan(),
+    "gradients": lambda model, optimizer: look.gradients(model, optimizer),
+}
+
+
+@pytest.mark.parametrize("crossed", [False, True], ids=["nested", "crossed"])
+@pytest.mark.parametrize("first", BLOCKS)
+def test_two_blocks_end_in_any_order_and_nothing_stays(first, crossed):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer, x = optim.SGD(model.parameters(), lr=0.1), tt.randn(3, 4)
+
+    def step():
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    before = floors()
+    for second in BLOCKS:
+        if second == first:
+            continue
+        a, b = BLOCKS[first](model, optimizer), BLOCKS[second](model, optimizer)
+        a.__enter__()
+        step()
+        b.__enter__()
+        step()
+        for block in (a, b) if crossed else (b, a):
+            block.__exit__(None, None, None)
+            step()
+        assert not changed(before), (first, second)
+        for name, block in ((first, a), (second, b)):
+            if name in CASES:
+                assert printed(block, 80)

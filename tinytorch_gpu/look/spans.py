@@ -19,7 +19,7 @@ from ..nn.call import Callable
 from ..ops import registry
 from ..optim.optimizer import Optimizer
 from ..utils.checkpoint import _Frame
-from .replaced import abandon, standing
+from .replaced import Replaced
 
 __all__ = ["Listener", "Span", "leave", "listen", "residual", "spent"]
 
@@ -88,7 +88,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 _lock = threading.RLock()
 _listeners: tuple[Listener, ...] = ()
-_patches: list[tuple[object, str, object, object]] = []  # (owner, name, wrapper, what was there)
+_replaced = Replaced()
 _places: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # module -> (root, weakly; dotted name in it)
 
 
@@ -100,7 +100,7 @@ def listen(listener: Listener) -> None:
             try:
                 _wrap()
             except BaseException:
-                _restore()
+                _replaced.put_back()
                 raise
         _listeners += (listener,)
 
@@ -111,7 +111,7 @@ def leave(listener: Listener) -> None:
     with _lock:
         before, _listeners = _listeners, tuple([one for one in _listeners if one is not listener])
         if before and not _listeners:
-            _restore()
+            _replaced.put_back()
             _places.clear()
 
 
@@ -325,7 +325,7 @@ def _growing(original, method, wrapping):
         function(cls, **kwargs)
         with _lock:
             if _listeners and method in vars(cls):
-                _replace(cls, method, wrapping)
+                _replaced.replace(cls, method, wrapping)
 
     return classmethod(__init_subclass__)
 
@@ -341,35 +341,17 @@ def _wrap() -> None:
                                    (Optimizer, "step", _step)):
         for cls in dict.fromkeys(_family(base)):
             if method in vars(cls):
-                _replace(cls, method, wrapping)
+                _replaced.replace(cls, method, wrapping)
             if "__init_subclass__" in vars(cls):
-                _replace(cls, "__init_subclass__", lambda was, m=method, w=wrapping: _growing(was, m, w))
-    _replace(operator, "inplace", _writing)
-    _replace(registry, "write_inplace", _writing)
-    _replace(engine, "run", _pass)
-    _replace(engine, "_step", _node)
-    _replace(engine, "_leaf", _leaf)
-    _replace(Callable, "__call__", _module)
-    _replace(Kernel, "__call__", _launch)
-    _replace(_Frame, "_run_again", _again)
-
-
-def _replace(owner, name, wrapping) -> None:
-    now = vars(owner)[name]
-    if any(o is owner and n == name and wrapper is now for o, n, wrapper, _ in _patches):
-        return
-    wrapper = wrapping(now)
-    setattr(owner, name, wrapper)
-    _patches.append((owner, name, wrapper, now))
-
-
-def _restore() -> None:
-    while _patches:
-        owner, name, wrapper, was = _patches.pop()
-        if vars(owner).get(name) is wrapper:
-            setattr(owner, name, standing(was))
-        else:  # somebody has put another thing there since
-            abandon(wrapper, was)
+                _replaced.replace(cls, "__init_subclass__", lambda was, m=method, w=wrapping: _growing(was, m, w))
+    _replaced.replace(operator, "inplace", _writing)
+    _replaced.replace(registry, "write_inplace", _writing)
+    _replaced.replace(engine, "run", _pass)
+    _replaced.replace(engine, "_step", _node)
+    _replaced.replace(engine, "_leaf", _leaf)
+    _replaced.replace(Callable, "__call__", _module)
+    _replaced.replace(Kernel, "__call__", _launch)
+    _replaced.replace(_Frame, "_run_again", _again)
 
 
 # what no clock inside a span can see

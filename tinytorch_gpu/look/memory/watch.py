@@ -17,6 +17,7 @@ from ...optim.optimizer import register_optimizer_step_post_hook, register_optim
 from ...tensor import Tensor
 from ..measure import differs
 from ..recorder import Place, _Recorder
+from ..replaced import Replaced
 from ..saved import checkpointed, kept_of, slots_of
 from ..terminal import shape_of
 from .existing import state_of, was_traced, write_down
@@ -118,17 +119,23 @@ class Watcher(_Recorder):
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
-        self._engine = engine._step, engine._leaf, engine._after
-        engine._step, engine._leaf, engine._after = self._step_runs, self._leaf_runs, self._step_ran
+        self._engine: list = []  # what the three stand around
+        self._replaced = Replaced()
+        for name, runs in (("_step", self._step_runs), ("_leaf", self._leaf_runs), ("_after", self._step_ran)):
+            self._replaced.replace(engine, name, functools.partial(self._around, runs))
         self.ledger.start()
 
     def close(self):
         self._last()
         self.ledger.close()
-        engine._step, engine._leaf, engine._after = self._engine
+        self._replaced.put_back()
         for handle in self._handles:
             handle.remove()
         self._closed = True
+
+    def _around(self, runs, was):
+        self._engine.append(was)
+        return runs
 
     @own
     def _last(self):
