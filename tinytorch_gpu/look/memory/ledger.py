@@ -14,7 +14,7 @@ import numpy as np
 from ...backend.device import backend_for, device_of
 from ..measure import meter_of
 
-__all__ = ["BLOCK", "LABELS", "ROLES", "STAGES", "WHAT", "Ledger", "Ref", "in_blocks"]
+__all__ = ["BLOCK", "LABELS", "ROLES", "STAGES", "WHAT", "Ledger", "Ref", "in_blocks", "own"]
 
 BLOCK = 512  # bytes: what CuPy's pool rounds sizes to
 
@@ -48,6 +48,8 @@ STAGES = ("", "start", "forward", "backward", "optimizer", "end")
 ROLES = ("parameters", "buffers", "gradients", "optimizer", "inputs", "flowing", "tensors")
 WHAT = ("death", "text", "operator", "again", "reaches", "backward", "leaf", "call")
 LABELS = ("text", "operator", "given", "arrives", "sent", "sum", "cast", "argument")
+_NONE, _START, FORWARD, BACKWARD, STEP, END = range(len(STAGES))
+_DEATH, SAID, RUNS, AGAIN, REACHES, BACK, LEAF, CALLED = range(len(WHAT))
 PARAMETERS, BUFFERS, GRADIENTS, OPTIMIZER, INPUTS, FLOWING, TENSORS = range(len(ROLES))
 TEXT, OF, GIVEN_TO, ARRIVES, SENT, SUM, CAST, ARGUMENT = range(len(LABELS))
 
@@ -330,3 +332,21 @@ class Ledger:
             self.closed = True
             self._told_gone = self._told_node_gone = None  # these refer to the ledger
         self.meter.close()
+
+
+def own(method):
+    """What such a call keeps is the ledger's own, and what it needs for a moment is nobody's."""
+    @functools.wraps(method)
+    def measured(self, *args):
+        ledger = self.ledger
+        with ledger.lock:
+            if ledger.closed:
+                return
+            outermost = ledger.begin()
+            try:
+                method(self, *args)
+            finally:
+                if outermost:
+                    ledger.finish()
+
+    return measured

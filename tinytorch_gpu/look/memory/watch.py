@@ -1,33 +1,33 @@
 """What tells the memory ledger: operators as they are recorded, the engine, modules, optimizer steps."""
 from __future__ import annotations
 
-import functools
 import sys
-import threading
 from collections import Counter
 from sys import getsizeof
 
 import numpy as np
 
 from ...autograd import anomaly, engine
-from ...autograd.node import AccumulateGrad, endpoint
-from ...autograd.operator import FREED, Operator, _Packed
+from ...autograd.node import AccumulateGrad
+from ...autograd.operator import Operator, _Packed
 from ...backend.device import _by_class, device_of, is_array
 from ...optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from ...tensor import Tensor
 from ..measure import differs
 from ..recorder import Place, _Recorder
-from ..replaced import Replaced
 from ..saved import checkpointed, kept_of, slots_of
 from ..terminal import shape_of
+from .backward import Backward
 from .existing import state_of, was_traced, write_down
 from .ledger import (
+    AGAIN,
     ARGUMENT,
-    ARRIVES,
+    BACKWARD,
     CALL,
-    CAST,
+    CALLED,
     COUNTED,
-    FLOWING,
+    END,
+    FORWARD,
     FRAME,
     GIVEN,
     GIVEN_TO,
@@ -41,16 +41,15 @@ from .ledger import (
     OPTIMIZER,
     OUTPUT,
     PARAMETERS,
-    RAN,
+    RUNS,
+    SAID,
     SAVED,
-    SENT,
-    STAGES,
-    SUM,
+    STEP,
     TENSORS,
     TEXT,
     USED,
-    WHAT,
     Ledger,
+    own,
 )
 from .records import is_parameter, note_records
 
@@ -58,36 +57,11 @@ __all__ = ["Watcher"]
 
 _RUN = engine.run.__code__
 
-_NONE, _START, FORWARD, BACKWARD, STEP, END = range(len(STAGES))
-_DEATH, SAID, RUNS, AGAIN, REACHES, BACK, LEAF, CALLED = range(len(WHAT))
-
 
 class _Call(Place):
     """A call of a module that has a number."""
 
     __slots__ = ("number",)
-
-
-class _Depth(threading.local):
-    running = 0  # calls of the engine in this thread, one inside the other
-
-
-def own(method):
-    """What such a call keeps is the ledger's own, and what it needs for a moment is nobody's."""
-    @functools.wraps(method)
-    def measured(self, *args):
-        ledger = self.ledger
-        with ledger.lock:
-            if ledger.closed:
-                return
-            outermost = ledger.begin()
-            try:
-                method(self, *args)
-            finally:
-                if outermost:
-                    ledger.finish()
-
-    return measured
 
 
 class Watcher(_Recorder):
@@ -103,10 +77,8 @@ class Watcher(_Recorder):
         self.places: list[_Call] = []
         self.lines: list = []  # code of the program, or (file, number, function) where that is known already
         self._line_of: dict[int, int] = {}  # id of a code -> its place in `lines`, -1 where it is this package's
-        self._depth = _Depth()
         self._frame = 0  # the number of the program's function that was looked at last
-        self._stage = FORWARD
-        self._fitted = 0  # of the last node: the bits of the gradients that the engine casts or sums to a shape
+        self.stage = FORWARD
         self._counting = 0  # the operator whose bytes are counted
         self._counts = self._counted
         self.there: set[int] = set()  # ids of what was there at the start
@@ -119,23 +91,16 @@ class Watcher(_Recorder):
         super().__init__()
         self._handles += [register_optimizer_step_pre_hook(self._before_step),
                           register_optimizer_step_post_hook(self._after_step)]
-        self._engine: list = []  # what the three stand around
-        self._replaced = Replaced()
-        for name, runs in (("_step", self._step_runs), ("_leaf", self._leaf_runs), ("_after", self._step_ran)):
-            self._replaced.replace(engine, name, functools.partial(self._around, runs))
+        self._backward = Backward(self)
         self.ledger.start()
 
     def close(self):
         self._last()
         self.ledger.close()
-        self._replaced.put_back()
+        self._backward.close()
         for handle in self._handles:
             handle.remove()
         self._closed = True
-
-    def _around(self, runs, was):
-        self._engine.append(was)
-        return runs
 
     @own
     def _last(self):
@@ -145,7 +110,7 @@ class Watcher(_Recorder):
         """The dotted name of a parameter, its shape where it has none."""
         return self.names.get(id(tensor)) or shape_of(tensor.dtype.name, tensor.shape)
 
-    def _see(self, array, role, kind, what):
+    def see(self, array, role, kind, what):
         """The number of an array's piece, which is used here; -1 for another device's."""
         ledger = self.ledger
         number = ledger.see(array, role, kind, what)
@@ -154,12 +119,12 @@ class Watcher(_Recorder):
             ledger.note(USED, number)
         return number
 
-    def _named(self, array, role, tensor):
+    def named(self, array, role, tensor):
         """From now on an array is a parameter, or its gradient."""
         self._becomes(array, role, self.name_of(tensor))
 
     def _becomes(self, array, role, words):
-        self._see(array, role, TEXT, words := self.ledger.text(words))
+        self.see(array, role, TEXT, words := self.ledger.text(words))
         self.ledger.becomes(array, role, TEXT, words)
 
     # steps
@@ -168,10 +133,10 @@ class Watcher(_Recorder):
     def _before_step(self, optimizer, args, kwargs):
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self._named(p._array, PARAMETERS, p)
+                self.named(p._array, PARAMETERS, p)
                 if p._grad is not None:
-                    self._named(p._grad._array, GRADIENTS, p)
-        self._stage = STEP
+                    self.named(p._grad._array, GRADIENTS, p)
+        self.stage = STEP
         self.ledger.event(STEP, SAID, self.ledger.text(f"before {type(optimizer).__name__}.step"))
 
     @own
@@ -179,11 +144,11 @@ class Watcher(_Recorder):
         named = set()  # pieces: its first name, where the optimizer holds one several times
         for array, name in state_of(optimizer):
             words = self.ledger.text(name)
-            number = self._see(array, OPTIMIZER, TEXT, words)
+            number = self.see(array, OPTIMIZER, TEXT, words)
             if number not in named:
                 named.add(number)
                 self.ledger.becomes(array, OPTIMIZER, TEXT, words)
-        self._stage = STEP
+        self.stage = STEP
         self.ledger.event(STEP, SAID, self.ledger.text(f"{type(optimizer).__name__}.step"))
 
     # modules
@@ -213,10 +178,10 @@ class Watcher(_Recorder):
                         + 2 * getsizeof(call.root))
         ledger.note(CALL, call.number)
         for a in args:
-            if isinstance(a, Tensor) and (piece := self._see(a._array, INPUTS, ARGUMENT, call.number)) >= 0:
+            if isinstance(a, Tensor) and (piece := self.see(a._array, INPUTS, ARGUMENT, call.number)) >= 0:
                 ledger.note(GIVEN, piece)
-        self._stage = BACKWARD if again else FORWARD
-        ledger.event(self._stage, CALLED, call.number)
+        self.stage = BACKWARD if again else FORWARD
+        ledger.event(self.stage, CALLED, call.number)
 
     @own
     def _leave(self, module, args, output):
@@ -231,9 +196,9 @@ class Watcher(_Recorder):
 
     def _again(self) -> bool:
         """Whether a backward is running: a checkpoint's second run, a user's hook, or one that is itself recorded."""
-        if self._depth.running:
+        if self._backward.running:
             return True
-        if self._stage != BACKWARD:
+        if self.stage != BACKWARD:
             return False
         frame = sys._getframe(2)
         while frame is not None and frame.f_code is not _RUN:
@@ -281,7 +246,7 @@ class Watcher(_Recorder):
     @own
     def _operator(self, again, node, args, outs, code, instruction):
         ledger = self.ledger
-        see, note = self._see, ledger.note
+        see, note = self.see, ledger.note
         stack = self._modules.stack
         if outs[0].__class__ is not np.ndarray or self.device.type != "cpu":
             where = device_of(outs[0])
@@ -304,8 +269,8 @@ class Watcher(_Recorder):
         self._saved(node, number)
         if ledger.meter.counts_objects:
             self._records(node, number)
-        self._stage = BACKWARD if again else FORWARD
-        ledger.event(self._stage, AGAIN if again else RUNS, number)
+        self.stage = BACKWARD if again else FORWARD
+        ledger.event(self.stage, AGAIN if again else RUNS, number)
 
     def _saved(self, node, number):
         """What a node keeps for backward."""
@@ -322,12 +287,12 @@ class Watcher(_Recorder):
             if is_array(array):
                 self._keeps(number, array)
         for array in checkpointed(node):  # what the checkpoint that it stands in keeps to run it again
-            piece = self._see(array, INPUTS, TEXT, self.ledger.text("given to a checkpoint"))
+            piece = self.see(array, INPUTS, TEXT, self.ledger.text("given to a checkpoint"))
             if piece >= 0:
                 self.ledger.note(KEPT, number, piece)
 
     def _keeps(self, number, array):
-        piece = self._see(array, TENSORS, OF, number)
+        piece = self.see(array, TENSORS, OF, number)
         if piece >= 0:
             self.ledger.note(SAVED, number, piece)
 
@@ -357,94 +322,3 @@ class Watcher(_Recorder):
             return True
         ledger.counted[key] = self._counting
         return False
-
-    # the backward, as the engine runs it
-
-    def _step_runs(self, node, value, buffers, *args):
-        self._arrives(node, value, BACKWARD, REACHES)
-        given, value = [value], None  # nothing here may hold a gradient that a leaf could own
-        self._depth.running += 1
-        try:
-            self._engine[0](node, given.pop(), buffers, *args)
-        finally:
-            self._depth.running -= 1
-        self._stepped(node, buffers)
-
-    def _leaf_runs(self, node, value, create_graph):
-        self._arrives(node, value, BACKWARD, LEAF)
-        given, value = [value], None
-        self._depth.running += 1
-        try:
-            self._engine[1](node, given.pop(), create_graph)
-        finally:
-            self._depth.running -= 1
-        self._accumulated(node)
-
-    def _step_ran(self, node, out, given, create_graph):
-        self._sends(node, out, given)
-        return self._engine[2](node, out, given, create_graph)
-
-    def _number(self, node):
-        """An operator's number, a new one where it was recorded while nobody looked."""
-        ref = self.ledger.nodes.get(id(node))
-        if ref is not None:
-            return ref.number
-        return self.ledger.watch(node, self.ledger.text(node.name()), end=node.__class__ is AccumulateGrad)
-
-    @own
-    def _arrives(self, node, value, stage, kind):
-        number = self._number(node)
-        for g in value if value.__class__ is list else (value,):
-            if g is not None:
-                array = g._array if isinstance(g, Tensor) else g
-                if kind == REACHES:
-                    self._see(array, FLOWING, ARRIVES, number)
-                else:
-                    self._see(array, FLOWING, TEXT, self.ledger.text(f"arrives at {self.name_of(node.variable)}"))
-        self._stage = stage
-        self.ledger.event(stage, kind, number)
-
-    @own
-    def _sends(self, node, out, given):
-        number = self._number(node)
-        self.ledger.note(RAN, number)
-        for g in given if node._widen else ():  # a half type is widened for its rule
-            if g is not None:
-                self._see(g._array if isinstance(g, Tensor) else g, FLOWING, ARRIVES, number)
-        self._fitted = 0
-        for i, (edge, g) in enumerate(zip(node.edges, out)):
-            array = g._array if isinstance(g, Tensor) else g
-            if not is_array(array):
-                continue
-            leaf, output = (None, 0) if edge is None else endpoint(edge)
-            if leaf is not None:
-                shape, dtype = (leaf.shape, leaf.dtype) if leaf.metas is None else leaf.metas[output]
-                if shape != array.shape or dtype != array.dtype:
-                    self._fitted |= 1 << i
-            if leaf.__class__ is AccumulateGrad and leaf.shape == array.shape and leaf.dtype == array.dtype:
-                self._see(array, GRADIENTS, TEXT, self.ledger.text(self.name_of(leaf.variable)))
-            else:
-                self._see(array, FLOWING, SENT, number)
-        self.ledger.event(BACKWARD, BACK, number)
-
-    @own
-    def _stepped(self, node, buffers):
-        """The engine has freed what a node saved, and fitted and added what it sent."""
-        ledger = self.ledger
-        number = self._number(node)
-        if ledger.saving[number] and (node._saved is FREED if isinstance(node, Operator) else kept_of(node) is None):
-            ledger.released(number)
-        for k, edge in enumerate(node.edges):
-            if edge is not None:
-                target, i = edge if edge.__class__ is tuple else (edge, 0)
-                value = buffers.get(target)
-                value = value[i] if value.__class__ is list else value
-                if value is not None:
-                    array = value._array if value.__class__ is Tensor else value
-                    if id(array) not in ledger.pieces:
-                        self._see(array, FLOWING, CAST if self._fitted >> k & 1 else SUM, self._number(target))
-
-    @own
-    def _accumulated(self, leaf):
-        if leaf.variable._grad is not None:
-            self._named(leaf.variable._grad._array, GRADIENTS, leaf.variable)
