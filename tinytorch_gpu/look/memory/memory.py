@@ -39,9 +39,8 @@ def memory(model=None, optimizer=None, device=None, allocation=False) -> Memory:
 
     `model` (a Module) names modules, parameters and buffers, `optimizer` (or a list) its state before its first step in
     the block; `device` is the model's unless given, else the default one. On the CPU tracemalloc counts: it is started
-    for the block, after a garbage collection, or, where it runs already, its peak is reset over and over. On a device
-    its pool counts. `allocation` times, after the
-    block, its largest blocks of memory taken again from the pool and fresh from the system.
+    for the block, or, where it runs already, its peak is reset over and over. On a device its pool counts. `allocation`
+    times, after the block, its largest blocks of memory taken again from the pool and fresh from the system.
 
     Raises: TypeError for another model or optimizer, RuntimeError inside another look.memory().
     """
@@ -74,8 +73,8 @@ class Memory(View):
                 raise RuntimeError("[memory] another look.memory() is open, whose notes take memory of their own: end "
                                    "that block first")
             self._given = None
-            gc.collect()  # a collection empties CPython's lists of freed tuples, lists and dicts, which tracemalloc
-            # would not see when the program takes them again
+            if device.type == "cpu":
+                _empty_free_lists()
             self._watcher = Watcher(device, model, optimizers)
             self._blocks = record.blocks - (record._active is not None)
             record.remember(self._watcher.note)
@@ -256,6 +255,17 @@ class Memory(View):
             picture.box(x, y, 14, 14, "memory-" + name)
             picture.text(x + 20, y + 11, OWNERS[name], "shape")
         return picture
+
+
+def _empty_free_lists() -> None:
+    """CPython keeps freed tuples, lists and dicts, which tracemalloc would not see when the program takes them again. A
+    full collection lets go of them; it is quick where all that is there is put aside meanwhile."""
+    aside = gc.get_freeze_count() == 0
+    if aside:
+        gc.freeze()
+    gc.collect()
+    if aside:
+        gc.unfreeze()
 
 
 def _parts(found, limit) -> str:
