@@ -58,14 +58,13 @@ def records_of(node, counted) -> tuple[int, int]:
     """
     walk = _Walk(counted)
     lasting = getsizeof(node)
-    edges, order, shape = node.edges, node.order, node.shape
+    edges, shape = node.edges, node.shape
     if edges:
         lasting += getsizeof(edges)
         for edge in edges:
             if edge.__class__ is tuple:
                 lasting += getsizeof(edge)
-    if not -6 < order < 257:
-        lasting += integer()
+    lasting += _order(node)
     if shape:
         lasting += getsizeof(shape)
     if node.metas is not None:
@@ -109,10 +108,10 @@ _room: dict[type, tuple[int, bool]] = {}  # of a class: bytes, and whether they 
 
 
 def _room_of(cls) -> int:
-    """Bytes for attributes that a new node has and sys.getsizeof does not see, by tracemalloc. The first nodes of a
-    class have room for more."""
+    """Bytes for attributes that a new object of a class has and sys.getsizeof does not see, by tracemalloc. The first
+    ones of a class have room for more, each a little less: so many are made here that this is over."""
     size, settled = _room.get(cls, (-1, False))
-    if not settled:
+    while not settled:
         nodes: list = [None] * _PROBES
         before = tracemalloc.get_traced_memory()[0]
         for i in range(_PROBES):
@@ -133,7 +132,7 @@ def _meet(cls) -> None:
     _tensor()
     if not _own_slots(cls):
         attributes_of(cls.__new__(cls))
-    while cls.__dictoffset__ and not _room.get(cls, (0, False))[1]:
+    if cls.__dictoffset__:
         _room_of(cls)
 
 
@@ -157,9 +156,11 @@ def note_records(node, number, counted, put) -> None:
         found = _frames.get(key)
         if found is None:
             before = tracemalloc.get_traced_memory()[0]
-            found = _frames[key] = records_of(node, _everything)
+            lasting, keeping = records_of(node, _everything)
+            found = _frames[key] = lasting - _order(node), keeping
             _take(put, tracemalloc.get_traced_memory()[0] - before)
         lasting, keeping = found
+        lasting += _order(node)
         if saved is not None:
             for value in saved:
                 if value.__class__ is np.ndarray:
@@ -182,6 +183,11 @@ def note_records(node, number, counted, put) -> None:
     put(number)
     put(lasting)
     put(keeping)
+
+
+def _order(node) -> int:
+    """Bytes of a node's number; the small ones are there once for all."""
+    return 0 if -6 < node.order < 257 else integer()
 
 
 def _take(put, size) -> None:
