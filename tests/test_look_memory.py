@@ -8,6 +8,7 @@ import json
 import re
 import tracemalloc
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 
 import numpy as np
 import pytest
@@ -202,22 +203,26 @@ def recurrent():
     return model, optim.SGD(model.parameters(), lr=0.01), tt.randn(4, 100, 3)
 
 
+def trained(model, optimizer, x, steps, held=True):
+    """A few steps; `held`: the graph of each until that of the next is there, the last one's to the caller."""
+    loss = None
+    for _ in range(steps):
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if not held:
+            loss = None
+    return loss
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_many_tiny_nodes_on_a_pool(steps, device):
     """The peak is the pool's of the same steps alone, to the block; nobody has less than nothing."""
     if device.type == "cpu":
         pytest.skip("the pool counts on a device")
     model, optimizer, x = recurrent()
-
-    def run():
-        loss = None
-        for _ in range(steps):
-            loss = (model(x) - 1).square().mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return loss
-
+    run = partial(trained, model, optimizer, x, steps)
     run()
     gc.collect()
     alone = measure.peak(run, device)[1]
@@ -314,17 +319,7 @@ def test_many_tiny_nodes_on_the_cpu(steps, held, device):
     if device.type != "cpu":
         pytest.skip("a pool counts no objects")
     model, optimizer, x = recurrent()
-
-    def run():
-        loss = None
-        for _ in range(steps):
-            loss = (model(x) - 1).square().mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if not held:
-                del loss
-
+    run = partial(trained, model, optimizer, x, steps, held)
     run()
     gc.collect()
     tracemalloc.start()

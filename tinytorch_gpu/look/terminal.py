@@ -79,10 +79,6 @@ class Paper:
         """Bold, where there is colour."""
         return f"\033[1m{text}\033[0m" if self.color and text.strip() else text
 
-    def faint(self, text) -> str:
-        """Grey, where there is colour."""
-        return f"\033[2m{text}\033[0m" if self.color and text.strip() else text
-
 
 def columns(text: str) -> int:
     """The columns that a text takes: East Asian characters take two, combining ones none."""

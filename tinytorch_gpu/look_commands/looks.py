@@ -192,8 +192,8 @@ class Fusion(Recorded):
     @staticmethod
     def options(parser):
         parser.add_argument("--measure", action="store_true",
-                            help="run the model's forward again on its last batch, each finding as it is and fused; "
-                                 "the program ends there")
+                            help="run the model's forward again on its last batch, each finding as it is and fused, "
+                                 "forward and backward; the program ends there")
 
     def before(self, tensors, names):
         if not self.given.measure:
